@@ -1,0 +1,1 @@
+"""Part of flowerbed: flowerbed_app."""
