@@ -1,0 +1,64 @@
+"""Docker and Compose as this kit calls them: short wrappers around the commands, with errors as one sentence. No state."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from .errors import DockerError
+from .project import KIT, Project
+
+TIMEOUT_S = 600
+
+
+def run(arguments: Sequence[str], *, stdin: str | None = None, timeout: float = TIMEOUT_S) -> str:
+    """Run `docker ARGUMENTS` and return what it printed.
+
+    Raises:
+        DockerError: the command failed, was not found, or took longer than `timeout` seconds.
+    """
+    if shutil.which("docker") is None:
+        raise DockerError("docker is not installed: run make host.")
+    command = ["docker", *arguments]
+    try:
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise DockerError(f"docker {' '.join(arguments[:4])} took longer than {timeout:.0f} s.") from error
+    if done.returncode:
+        last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-8:]
+        raise DockerError(f"docker {' '.join(arguments[:6])} failed: " + "\n".join(last))
+    return done.stdout
+
+
+def compose(project: Project, name: str, *arguments: str, overlay: bool = False) -> list[str]:
+    """Return the arguments of `docker compose` for the core (`name` is "core") or for the site called `name`."""
+    core = name == "core"
+    files = ["-f", str(KIT / "compose" / ("core.yaml" if core else "site.yaml"))]
+    if overlay:
+        files += ["-f", str(KIT / "compose" / "gpu.yaml")]
+    env = project.build / ("core.env" if core else f"site-{name}.env")
+    return ["compose", "--env-file", str(KIT / "versions.env"), "--env-file", str(env), *files, *arguments]
+
+
+def inspect(kind: str, names: Iterable[str]) -> list[dict[str, Any]]:
+    """Return `docker KIND inspect` of those of `names` that exist."""
+    done = subprocess.run(["docker", kind, "inspect", *names], capture_output=True, text=True, check=False, timeout=60)
+    return list(json.loads(done.stdout or "[]"))
+
+
+def containers(stack: str) -> list[dict[str, Any]]:
+    """Return every container of the stack, its core and its sites, as `docker inspect` shows them."""
+    listed = run(["ps", "-aq", "--filter", f"label=flowerbed.stack={stack}"]).split()
+    return inspect("container", listed) if listed else []
+
+
+def one_shot(project: Project, script: str, *, mounts: Sequence[tuple[Path, str]] = (), options: Sequence[str] = ()) -> str:
+    """Run a shell script as root in the tools image, for what this user may not do on the host. Returns what it printed."""
+    binds = [part for source, target in mounts for part in ("-v", f"{source}:{target}")]
+    image = f"flowerbed/tools:{project.versions['FLOWERBED_VERSION']}"
+    fixed = ["run", "--rm", "-i", "--read-only", "--security-opt", "no-new-privileges:true", "--cap-drop", "ALL"]
+    return run([*fixed, *options, *binds, image, "sh", "-eu", "-s"], stdin=script, timeout=60)

@@ -1,0 +1,27 @@
+"""The exception tree of the command line. Every message is one sentence or more: what was found, and the remedy.
+
+FlowerbedError
+├── PreflightError   something on the host stands in the way; nothing was started
+├── DockerError      a docker command failed
+└── RunError         a run was not accepted, or did not finish
+"""
+
+
+class FlowerbedError(Exception):
+    """Shown as it is, without a traceback; the command ends with exit code 2."""
+
+
+class PreflightError(FlowerbedError):
+    """Raised before the first side effect; `problems` holds one sentence each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+        super().__init__("\n".join(problems))
+
+
+class DockerError(FlowerbedError):
+    """A docker command failed; the message holds what it printed last."""
+
+
+class RunError(FlowerbedError):
+    """`flwr` refused a run, or the run did not end well."""
