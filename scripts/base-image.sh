@@ -9,7 +9,7 @@
 # FLOWERBED_PULL_SECONDS how long a registry has to give its first answer (default 20)
 set -euo pipefail
 cd "$(dirname "$0")/.."
-# shellcheck source=../versions.env
+# shellcheck source=versions.env
 . ./versions.env
 image="debian:${DEBIAN_SUITE}-slim"
 
@@ -40,14 +40,16 @@ mirror() {
     if [ -n "${FLOWERBED_MIRROR:-}" ]; then
         found=$FLOWERBED_MIRROR
     elif grep -q '^ID=debian$' /etc/os-release 2>/dev/null; then
+        # shellcheck disable=SC2016  # apt's own placeholder
         found=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' 'Component: main' 2>/dev/null |
             grep -v security | head -n 1 || true)
     fi
-    printf '%s\n' "${found:-http://deb.debian.org/debian}"
+    found=${found:-http://deb.debian.org/debian}
+    printf '%s\n' "${found%/}"
 }
 
 security_mirror() {
-    printf '%s\n' "${1%/}" | sed -E 's#/debian$#/debian-security#'
+    printf '%s\n' "$1" | sed -E 's#/debian$#/debian-security#'
 }
 
 # Settings of the official images: no documentation, no package caches. Without the last three, every layer that runs apt
@@ -83,6 +85,7 @@ bootstrap() {
         [ -z "$option" ] || options+=(--aptopt="$option")
     done < <(date_checks)
     say "bootstrapping $image from $from (about half a minute)"
+    # shellcheck disable=SC2016  # mmdebstrap's shell expands $1
     mmdebstrap --quiet --variant=minbase --include=ca-certificates "${options[@]}" \
         --keyring=/usr/share/keyrings/debian-archive-keyring.gpg \
         --customize-hook='rm -rf "$1"/var/lib/apt/lists/* "$1"/var/cache/ldconfig/* "$1"/var/log/*.log "$1"/var/log/apt' \
