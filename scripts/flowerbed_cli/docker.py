@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,3 +62,36 @@ def one_shot(project: Project, script: str, *, mounts: Sequence[tuple[Path, str]
     image = f"flowerbed/tools:{project.versions['FLOWERBED_VERSION']}"
     fixed = ["run", "--rm", "-i", "--read-only", "--security-opt", "no-new-privileges:true", "--cap-drop", "ALL"]
     return run([*fixed, *options, *binds, image, "sh", "-eu", "-s"], stdin=script, timeout=60)
+
+
+def unpack(project: Project, target: Path, archive: bytes) -> None:
+    """Unpack a tar archive into `target` as root in the tools image, owners and modes as the archive says."""
+    image = f"flowerbed/tools:{project.versions['FLOWERBED_VERSION']}"
+    fixed = ["run", "--rm", "-i", "--read-only", "--network", "none", "--cap-drop", "ALL"]
+    allowed = ["--cap-add", "CHOWN", "--cap-add", "DAC_OVERRIDE", "--cap-add", "FOWNER"]
+    command = ["docker", *fixed, *allowed, "-v", f"{target}:/target", image, "tar", "-x", "-p", "-f", "-", "-C", "/target"]
+    done = subprocess.run(command, input=archive, capture_output=True, check=False, timeout=60)
+    if done.returncode:
+        raise DockerError(f"The secrets could not be laid out: {done.stderr.decode(errors='replace').strip()}")
+
+
+def capture(arguments: Sequence[str]) -> str:
+    """Run `docker ARGUMENTS` and return what it printed on both streams, whatever its exit code."""
+    done = subprocess.run(
+        ["docker", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=60
+    )
+    return done.stdout
+
+
+def stream(arguments: Sequence[str]) -> Iterator[str]:
+    """Run `docker ARGUMENTS` and yield its lines, both streams, as they come.
+
+    Raises:
+        DockerError: it ended with an exit code other than 0.
+    """
+    command = ["docker", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None  # noqa: S101  (PIPE was asked for)
+        yield from process.stdout
+    if process.returncode:
+        raise DockerError(f"docker {' '.join(arguments[:2])} ended with exit code {process.returncode}.")

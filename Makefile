@@ -1,0 +1,61 @@
+# Every verb of an operator, one line each. `make help` lists them.
+PYTHON ?= python3
+VENV   := .venv
+FLOWERBED := $(VENV)/bin/flowerbed
+.DEFAULT_GOAL := help
+.PHONY: help host ca images up down status logs run demo simulate clean check test bench lock schema
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(VENV)/.ready: pyproject.toml
+	@scripts/venv.sh $(VENV)
+
+host: ## find or install Docker Engine, Compose and what else the host needs
+	@scripts/host.sh ensure
+	@$(MAKE) --no-print-directory $(VENV)/.ready
+
+ca: $(VENV)/.ready ## create the certificate authority and every certificate that is due
+	@$(FLOWERBED) certificates
+
+images: $(VENV)/.ready ## build the images that are missing or out of date (TORCH=cuda for GPU sites)
+	@$(FLOWERBED) images $(if $(TORCH),--torch $(TORCH))
+
+up: $(VENV)/.ready ## start the federation, or bring it in line with federation.yaml
+	@$(FLOWERBED) up
+
+down: $(VENV)/.ready ## stop the federation; data, certificates and secrets stay
+	@$(FLOWERBED) down
+
+status: $(VENV)/.ready ## one line per service and site
+	@$(FLOWERBED) status
+
+logs: $(VENV)/.ready ## what the containers log (SERVICE=superlink for one)
+	@$(FLOWERBED) logs $(SERVICE)
+
+run: $(VENV)/.ready ## submit an app and follow it (APP=folder, CONFIG="num-server-rounds=5")
+	@$(FLOWERBED) run $(if $(APP),--app $(APP)) $(if $(CONFIG),--run-config '$(CONFIG)')
+
+demo: ## everything, from an empty host to a finished private training run
+	@scripts/demo.sh
+
+simulate: ## the same app on the same data without Docker, under Flower's simulation runtime
+	@scripts/simulate.sh
+
+clean: $(VENV)/.ready ## remove the federation with its volumes and generated files (asks first)
+	@$(FLOWERBED) clean
+
+check: $(VENV)/.ready ## lint, types, import rules and unit tests, in under a minute
+	@scripts/check.sh
+
+test: ## every test, on a stack of its own; installs what it needs
+	@scripts/test.sh
+
+bench: $(VENV)/.ready ## measure, beside the alternatives, on this host
+	@scripts/bench.sh
+
+lock: $(VENV)/.ready ## resolve and pin the images' Python packages again
+	@scripts/lock.sh
+
+schema: $(VENV)/.ready ## write networks/federation.schema.json again
+	@$(VENV)/bin/python -m flowerbed_topology.schema

@@ -1,0 +1,45 @@
+"""Stopping the federation, and removing it. Volumes, certificates and secrets go only when that was asked for."""
+
+from __future__ import annotations
+
+import shutil
+
+from flowerbed_topology import Topology
+
+from . import docker, firewall
+from .preflight import own_networks, volume_names
+from .project import Project
+from .up import in_parallel
+
+
+def down(project: Project, topology: Topology) -> None:
+    """Stop and remove the containers and networks, sites first, so that a round in flight can be handed in."""
+    if not (project.build / "core.env").is_file():
+        return remove_leftovers(topology)
+    in_parallel(
+        lambda site: docker.run(docker.compose(project, site.name, "down", "--remove-orphans")),
+        [site for site in topology.sites if (project.build / f"site-{site.name}.env").is_file()],
+    )
+    docker.run(docker.compose(project, "core", "down", "--remove-orphans"))
+    return remove_leftovers(topology)
+
+
+def remove_leftovers(topology: Topology) -> None:
+    """Remove containers and networks of the stack that Compose no longer knows, such as those of a site that left the file."""
+    if left := [item["Id"] for item in docker.containers(topology.name)]:
+        docker.run(["rm", "-f", *left])
+    there = {item["Name"] for item in docker.inspect("network", sorted(own_networks(topology)))}
+    for network in sorted(there):
+        docker.run(["network", "rm", network])
+
+
+def clean(project: Project, topology: Topology, *, identity: bool) -> None:
+    """Remove containers, networks, volumes, the firewall table and what was rendered; with `identity` secrets and CA, too."""
+    down(project, topology)
+    if volumes := [item["Name"] for item in docker.inspect("volume", volume_names(topology))]:
+        docker.run(["volume", "rm", *volumes])
+    firewall.remove_firewall(project, topology)
+    shutil.rmtree(project.build, ignore_errors=True)
+    if identity:
+        shutil.rmtree(project.secrets, ignore_errors=True)
+        shutil.rmtree(project.pki, ignore_errors=True)

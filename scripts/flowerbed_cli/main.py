@@ -1,0 +1,190 @@
+"""The `flowerbed` command. It reads the topology, calls one function per verb, and turns errors into one sentence and exit code 2."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from flowerbed_ca.cli import app as ca_app
+from flowerbed_ca.errors import CaError
+from flowerbed_topology import Topology, TopologyError, load
+from rich.console import Console
+
+from .errors import FlowerbedError
+from .project import Project
+
+app = typer.Typer(
+    help="Stand up and run a Flower federation.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.add_typer(ca_app, name="ca", help="The certificate authority.")
+console = Console()
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    project: Annotated[
+        Path | None, typer.Option(help="Directory with federation.yaml and its state (default: this clone).")
+    ] = None,
+) -> None:
+    """Find the project."""
+    # Directories that containers read through a mount must be open to their users, whatever the operator's umask.
+    os.umask(0o022)
+    context.obj = Project.find(project)
+
+
+def topology_of(context: typer.Context) -> tuple[Project, Topology]:
+    """Return the project and its validated topology."""
+    project: Project = context.obj
+    return project, load(project.federation_file)
+
+
+@app.command()
+def certificates(context: typer.Context) -> None:
+    """Create the authority and every certificate that is due; a second time changes nothing."""
+    from . import certificates as work, secrets
+
+    project, topology = topology_of(context)
+    changes = work.ensure(project, topology, secrets.ensure_supernode_keys(project, topology))
+    report(changes, f"Certificates are as they should be ({project.pki}).")
+
+
+@app.command()
+def images(
+    context: typer.Context,
+    torch: Annotated[str, typer.Option(help="cpu, or cuda for sites with GPUs.")] = "cpu",
+) -> None:
+    """Build the images that are missing or older than this clone."""
+    from . import images as work
+
+    if torch not in ("cpu", "cuda"):
+        raise FlowerbedError(f"--torch {torch}: give cpu or cuda.")
+    report([f"built {name}" for name in work.build(context.obj, console, torch=torch)], "Images are up to date.")
+
+
+@app.command()
+def up(context: typer.Context) -> None:
+    """Start the federation, or bring it in line with federation.yaml."""
+    from .up import up as work
+
+    project, topology = topology_of(context)
+    changes = work(project, topology, console)
+    say(f"{len(changes)} changes." if changes else "Nothing changed.")
+    say(f"The federation {topology.name} is healthy at {topology.url('superlink')}; make run trains on it.")
+
+
+@app.command()
+def down(context: typer.Context) -> None:
+    """Stop the federation; volumes, certificates and secrets stay."""
+    from .down import down as work
+
+    project, topology = topology_of(context)
+    with console.status("stopping"):
+        work(project, topology)
+    say("Stopped; its data are kept.")
+
+
+@app.command()
+def status(context: typer.Context) -> None:
+    """Show one line per service and site; exit code 1 if something is not as it should be."""
+    from .status import status as work
+
+    project, topology = topology_of(context)
+    if not work(project, topology, console):
+        raise typer.Exit(1)
+
+
+@app.command()
+def logs(
+    context: typer.Context,
+    service: Annotated[str, typer.Argument(help="superlink, edge, north-supernode, ... (default: all)")] = "",
+    lines: Annotated[int, typer.Option(min=1, help="How many of the last lines.")] = 50,
+) -> None:
+    """Show what the containers log."""
+    from . import docker
+
+    _, topology = topology_of(context)
+    names = sorted(item["Name"].lstrip("/") for item in docker.containers(topology.name))
+    wanted = [name for name in names if not service or name == f"{topology.name}-{service}"]
+    if not wanted:
+        known = ", ".join(name.removeprefix(f"{topology.name}-") for name in names) or "none: run make up"
+        raise FlowerbedError(f"There is no container {service!r}; there are: {known}.")
+    for name in wanted:
+        for line in docker.capture(["logs", "--tail", str(lines), name]).splitlines():
+            console.print(f"{name}  {line}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def run(
+    context: typer.Context,
+    app_folder: Annotated[Path | None, typer.Option("--app", help="Folder of a Flower app.")] = None,
+    run_config: Annotated[list[str] | None, typer.Option(help="As `flwr run --run-config` takes it.")] = None,
+) -> None:
+    """Submit an app, follow it, and show what came out."""
+    from . import runs
+
+    project, topology = topology_of(context)
+    runs.show(runs.run(project, app_folder or runs.APP, run_config or [], console), console)
+
+
+@app.command()
+def demo(context: typer.Context) -> None:
+    """Build the images, start the federation, and train the first app on it."""
+    from . import images as build, runs
+    from .up import up as start
+
+    project, topology = topology_of(context)
+    for name in build.build(project, console):
+        say(f"built {name}")
+    start(project, topology, console)
+    runs.show(runs.run(project, runs.APP, [], console), console)
+    say("Next: make status · make run CONFIG='num-server-rounds=5' · docs/researcher.md · make down")
+
+
+@app.command()
+def clean(
+    context: typer.Context,
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    identity: Annotated[bool, typer.Option("--identity", help="Also delete the CA, keys and passwords.")] = False,
+) -> None:
+    """Remove the federation with its volumes and generated files."""
+    from .down import clean as work
+
+    project, topology = topology_of(context)
+    what = "runs, results and site state" + (", the CA, keys and passwords" if identity else "")
+    if not yes and typer.prompt(f"This deletes all {what}. Type {topology.name} to go on") != topology.name:
+        raise FlowerbedError("Nothing was removed, as the name was not typed.")
+    work(project, topology, identity=identity)
+    say("Removed.")
+
+
+def report(changes: list[str], nothing: str) -> None:
+    """Print each change, or the sentence for none."""
+    for line in changes or [nothing]:
+        say(line)
+
+
+def say(text: str) -> None:
+    """Print one line for the person at the terminal."""
+    console.print(text, highlight=False)
+
+
+def main() -> None:
+    """Run the command line; every known error is one sentence on standard error and exit code 2."""
+    try:
+        app()
+    except (FlowerbedError, TopologyError, CaError) as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""Everything that can stand in the way of `make up`, looked for before anything starts. Each finding is one sentence.
+
+Looks only; changes nothing.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from flowerbed_topology import Topology
+
+from . import docker, images
+from .errors import DockerError, PreflightError
+from .project import Project
+
+CORE_MEMORY_MB, SITE_MEMORY_MB = 900, 450
+DISK_GB = 3
+
+
+def check(project: Project, topology: Topology, project_id: str | None) -> None:
+    """Raise PreflightError with every problem found."""
+    try:
+        docker.run(["version", "--format", "{{.Server.Version}}"], timeout=20)
+        docker.run(["compose", "version"], timeout=20)
+    except DockerError as error:
+        raise PreflightError([f"Docker Engine with Compose v2 is needed: run make host ({error})"]) from error
+    running = {item["Name"].lstrip("/") for item in docker.containers(topology.name) if item["State"]["Running"]}
+    problems = [
+        *images.problems(project),
+        *volume_problems(topology, project_id),
+        *data_problems(topology),
+        *network_problems(topology),
+    ]
+    if not running:
+        problems += [*port_problems(topology), *capacity_problems(topology)]
+    if problems:
+        raise PreflightError(problems)
+
+
+def volume_problems(topology: Topology, project_id: str | None) -> Iterator[str]:
+    """Yield a sentence for each volume of this stack's name that another clone made."""
+    for volume in docker.inspect("volume", volume_names(topology)):
+        owner = (volume["Labels"] or {}).get("flowerbed.project")
+        if owner != project_id:
+            yield (
+                f"Volume {volume['Name']} was made by another clone, whose passwords are not here: give this one another "
+                f"`name` in federation.yaml, or delete the old data with docker volume rm {volume['Name']}."
+            )
+
+
+def volume_names(topology: Topology) -> list[str]:
+    """Return the names of every volume that the stack may have."""
+    core = [f"{topology.name}-postgres", f"{topology.name}-results"]
+    return core + [f"{topology.name}-{site.name}-{kind}" for site in topology.sites for kind in ("data", "state")]
+
+
+def data_problems(topology: Topology) -> Iterator[str]:
+    """Yield a sentence for each data directory that is not there."""
+    for site in topology.sites:
+        if site.data.directory and not Path(site.data.directory).is_dir():
+            yield (
+                f"federation.yaml: the data directory {site.data.directory} of {site.name} is not there: "
+                "create it, or correct organisations[].site.data.directory."
+            )
+
+
+def port_problems(topology: Topology) -> Iterator[str]:
+    """Yield a sentence for each published port that something else already listens on."""
+    for key in ("https_port", "http_port"):
+        port = getattr(topology.edge, key)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((str(topology.edge.bind), port))
+            except PermissionError:
+                continue  # a low port and not root: the Engine binds it, not this user
+            except OSError:
+                yield (
+                    f"Port {port} on {topology.edge.bind} is taken: stop what listens there (ss -ltnp 'sport = :{port}' "
+                    f"names it), or set edge.{key} in federation.yaml."
+                )
+
+
+def network_problems(topology: Topology) -> Iterator[str]:
+    """Yield a sentence for each of our subnets that a route of the host or another Docker network overlaps."""
+    own = own_networks(topology)
+    mine = [(zone, getattr(topology.networks, zone)) for zone in type(topology.networks).model_fields]
+    taken = [(f"Docker network {name}", net) for name, net in docker_subnets() if name not in own]
+    bridges = {net for _, net in docker_subnets()}
+    taken += [(f"a route of this host through {device}", net) for device, net in host_routes() if net not in bridges]
+    for zone, subnet in mine:
+        for what, net in taken:
+            if subnet.overlaps(net):
+                yield f"Subnet {subnet} overlaps {net}, {what}: set networks.{zone} in federation.yaml to a free one."
+
+
+def own_networks(topology: Topology) -> set[str]:
+    """Return the names of every network that the stack may have."""
+    zones = type(topology.networks).model_fields
+    core = {f"{topology.name}-fl-{zone}-network" for zone in zones}
+    return core | {name for site in topology.sites for name in (site.network_name, site.app_network_name)}
+
+
+def docker_subnets() -> list[tuple[str, ipaddress.IPv4Network]]:
+    """Return the IPv4 subnets of all Docker networks, by name."""
+    found = []
+    for network in docker.inspect("network", docker.run(["network", "ls", "-q"]).split()):
+        for part in (network["IPAM"] or {}).get("Config") or []:
+            if ":" not in part.get("Subnet", ":"):
+                found.append((str(network["Name"]), ipaddress.IPv4Network(part["Subnet"], strict=False)))
+    return found
+
+
+def host_routes() -> list[tuple[str, ipaddress.IPv4Network]]:
+    """Return the host's IPv4 routes but the default one, with their devices."""
+    if shutil.which("ip") is None:
+        return []
+    done = subprocess.run(["ip", "-j", "-4", "route"], capture_output=True, text=True, check=False, timeout=10)
+    routes: list[dict[str, Any]] = json.loads(done.stdout or "[]")
+    known = [(route.get("dev", "?"), route["dst"]) for route in routes if route.get("dst", "default") != "default"]
+    return [(device, ipaddress.IPv4Network(target, strict=False)) for device, target in known]
+
+
+def capacity_problems(topology: Topology) -> Iterator[str]:
+    """Yield a sentence where memory or disk is too little for the stack at rest and one training run."""
+    need = CORE_MEMORY_MB + SITE_MEMORY_MB * len(topology.sites)
+    available = available_memory_mb()
+    if available is not None and available < need:
+        yield f"{available} MB of memory are available and {need} MB are needed: stop something, or remove a site."
+    root = Path(docker.run(["info", "--format", "{{.DockerRootDir}}"]).strip())
+    if root.exists() and (free := shutil.disk_usage(root).free // 10**9) < DISK_GB:
+        yield f"{free} GB of disk are free in {root} and {DISK_GB} GB are needed: free some, for example with docker image prune."
+
+
+def available_memory_mb() -> int | None:
+    """Return the memory that can be had without swapping, in MB, or None where the kernel does not say."""
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.is_file():
+        return None
+    lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
+    return int(lines["MemAvailable"].split()[0]) // 1000

@@ -1,0 +1,91 @@
+"""Runs: submitting an app with the real `flwr` in a container, following it, and showing what it says of itself at the end.
+
+The app's last word is one log line, `FLOWERBED_SUMMARY {json}` (apps/README.md); an app without it shows its logs only.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from . import docker
+from .errors import RunError
+from .project import KIT, Project
+from .render import CONNECTION
+from .up import FLWR_HOME
+
+APP = KIT / "apps" / "breast-cancer"
+SUMMARY = re.compile(r"FLOWERBED_SUMMARY (\{.*\})")
+RUN_ID = re.compile(r"FLOWERBED_RUN (\d+)")
+STATUS = re.compile(r"FLOWERBED_STATUS (.*)")
+SCRIPT = """{home}
+flwr run /app {connection} --federation {federation} --format json {config} > /tmp/run.json || {{ cat /tmp/run.json; exit 1; }}
+run=$(sed -n 's/.*"run-id": *"\\{{0,1\\}}\\([0-9]*\\).*/\\1/p' /tmp/run.json)
+echo "FLOWERBED_RUN $run"
+flwr log "$run" {connection} --stream || true
+echo "FLOWERBED_STATUS $(flwr ls {connection} --run-id "$run" --format json | tr -d '\\n')"
+"""
+
+
+def flwr(project: Project, script: str, *options: str) -> list[str]:
+    """Return the docker arguments that run a shell script beside the `flwr` CLI, connected to this federation."""
+    return docker.compose(
+        project, "core", "run", "--rm", "-T", *options, "--entrypoint", "sh", "cli", "-euc", FLWR_HOME + script
+    )
+
+
+def run(project: Project, app: Path, federation: str, config: Sequence[str], console: Console) -> dict[str, Any]:
+    """Submit the app, show its log as it comes, and return its summary (empty if the app gives none).
+
+    Raises:
+        RunError: the SuperLink refused the run, or it did not end as completed; the message holds Flower's reason.
+    """
+    if not (app / "pyproject.toml").is_file():
+        raise RunError(f"{app} is no Flower app, since it has no pyproject.toml: give the folder of one.")
+    options = "".join(f" --run-config {shlex.quote(item)}" for item in config)
+    script = SCRIPT.format(home="", connection=CONNECTION, federation=shlex.quote(federation), config=options)
+    lines: list[str] = []
+    for line in docker.stream(flwr(project, script, "-v", f"{app.resolve()}:/app:ro")):
+        lines.append(line.rstrip())
+        if not line.startswith("FLOWERBED_") and "FLOWERBED_SUMMARY" not in line:
+            console.print(line.rstrip(), markup=False, highlight=False, soft_wrap=True)
+    return conclude(lines)
+
+
+def conclude(lines: Iterable[str]) -> dict[str, Any]:
+    """Return the summary that a run's lines hold, with its `run_id`.
+
+    Raises:
+        RunError: the run did not end as completed.
+    """
+    text = "\n".join(lines)
+    started, status, summary = RUN_ID.search(text), STATUS.search(text), SUMMARY.search(text)
+    if started is None or status is None:
+        raise RunError("The SuperLink did not accept the run: " + text.strip().splitlines()[-1])
+    outcome = json.loads(status.group(1))["runs"][0]["status"]
+    if outcome != "finished:completed":
+        raise RunError(f"Run {started.group(1)} ended as {outcome}: make logs shows why.")
+    found: dict[str, Any] = json.loads(summary.group(1)) if summary else {}
+    return found | {"run_id": int(started.group(1))}
+
+
+def show(summary: dict[str, Any], console: Console) -> None:
+    """Print the closing table of a run."""
+    table = Table(title=f"Run {summary['run_id']}")
+    for name in ("organisation", "rounds", "rows", "epsilon spent"):
+        table.add_column(name, justify="left" if name == "organisation" else "right")
+    for name, own in sorted(summary.get("organisations", {}).items()):
+        table.add_row(name, str(own.get("rounds", "")), str(own.get("rows", "")), f"{own.get('epsilon', float('nan')):.2f}")
+    console.print(table)
+    if "accuracy" in summary:
+        console.print(
+            f"accuracy {summary['accuracy']:.3f} after {summary['rounds']} rounds in {summary['seconds']:.0f} s",
+            highlight=False,
+        )

@@ -1,0 +1,197 @@
+"""Secrets: made once, kept, and laid out per container (docs/contracts.md, "Images, users"). Certificates are the authority's.
+
+The operator's own copies are in `secrets/kit/`; each container's directory is deployed from them, owned by that image's user.
+A stamp per consumer says what was deployed, because a deployed file is unreadable to an operator who is not root.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import secrets as random
+import tarfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from flowerbed_topology import Topology
+
+from . import docker
+from .files import write
+from .project import Project
+
+POSTGRES, NGINX, SUPERLINK, SUPERNODE, CLI, ROOT = 9701, 9702, 9703, 9704, 9705, 0
+
+
+@dataclass(frozen=True)
+class Consumer:
+    """What one container finds at `/secrets`: file contents, and the user (uid and gid) that owns them, mode 0400."""
+
+    name: str
+    uid: int
+    files: Mapping[str, bytes]
+
+    @property
+    def sums(self) -> dict[str, str]:
+        """SHA-256 of every file, in hexadecimal."""
+        return {name: hashlib.sha256(content).hexdigest() for name, content in sorted(self.files.items())}
+
+
+def ensure_kept(project: Project, name: str, make: Callable[[], bytes]) -> bytes:
+    """Return the secret `name`; make it if there is none. One that exists is never changed."""
+    path = project.secrets / "kit" / name
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.chmod(0o700)
+        write(path, make(), 0o600)
+    return path.read_bytes()
+
+
+def token() -> bytes:
+    """Return 256 random bits as 64 hexadecimal digits."""
+    return random.token_hex(32).encode()
+
+
+def supernode_key() -> bytes:
+    """Return a new P-384 key in OpenSSH's format, which is what `flower-supernode` reads."""
+    key = ec.generate_private_key(ec.SECP384R1())
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+    )
+
+
+def ensure_project_id(project: Project) -> str:
+    """Return the id that this project's volumes are labelled with."""
+    return ensure_kept(project, "project-id", lambda: random.token_hex(8).encode()).decode()
+
+
+def ensure_supernode_keys(project: Project, topology: Topology) -> dict[str, str]:
+    """Make every site's SuperNode key and public key; return site to lower-case SHA-256 of its DER SubjectPublicKeyInfo."""
+    sums = {}
+    for site in topology.sites:
+        key = ensure_kept(project, f"supernode-{site.name}.key", supernode_key)
+        public = serialization.load_ssh_private_key(key, None).public_key()
+        line = public.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+        write(project.build / "supernode-keys" / f"{site.name}.pub", line + b"\n", 0o644)
+        der = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+        sums[site.name] = hashlib.sha256(der).hexdigest()
+    return sums
+
+
+def server_files(project: Project, leaf: str) -> dict[str, bytes]:
+    """Return what a server needs to serve as `leaf`."""
+    return {
+        "tls.crt": pem(project.pki / "issued" / f"{leaf}.crt"),
+        "tls.key": (project.pki / "private" / f"{leaf}.key").read_bytes(),
+        "ca.crt": (project.pki / "ca.crt").read_bytes(),
+    }
+
+
+def pem(path: Path) -> bytes:
+    """Return the certificate at `path` without the text that easy-rsa and openssl may put before it."""
+    content = path.read_bytes()
+    return content[content.index(b"-----BEGIN CERTIFICATE-----") :]
+
+
+def core_consumers(project: Project) -> list[Consumer]:
+    """Return what the central containers find at `/secrets`."""
+    edge = ensure_kept(project, "edge.token", token)
+    superexec = ensure_kept(project, "superexec.secret", token)
+    password = ensure_kept(project, "superlink.password", token)
+    crl = (project.pki / "crl.pem").read_bytes()
+    authority = (project.pki / "ca.crt").read_bytes()
+    header = b'proxy_set_header X-Flowerbed-Edge "' + edge + b'";\n'
+    passfile = b"postgres:5432:superlink:superlink:" + password + b"\n"
+    return [
+        Consumer("postgres", POSTGRES, server_files(project, "postgres") | {"superlink.password": password}),
+        Consumer("edge", NGINX, server_files(project, "edge") | {"crl.pem": crl, "edge-header.conf": header}),
+        Consumer(
+            "superlink",
+            SUPERLINK,
+            server_files(project, "superlink")
+            | {"crl.pem": crl, "edge.token": edge, "superexec.secret": superexec, "pgpass": passfile},
+        ),
+        Consumer("serverapp", ROOT, {"ca.crt": authority, "superexec.secret": superexec}),
+        Consumer("cli", CLI, {"ca.crt": authority}),
+    ]
+
+
+def site_consumers(project: Project, site: str) -> list[Consumer]:
+    """Return what one site's containers find at `/secrets`."""
+    superexec = ensure_kept(project, f"superexec-{site}.secret", token)
+    key = ensure_kept(project, f"supernode-{site}.key", supernode_key)
+    client = {
+        "client.crt": pem(project.pki / "issued" / f"{site}.crt"),
+        "client.key": (project.pki / "private" / f"{site}.key").read_bytes(),
+    }
+    authority = (project.pki / "ca.crt").read_bytes()
+    return [
+        Consumer(f"gateway-{site}", NGINX, server_files(project, f"gateway-{site}") | client),
+        Consumer(
+            f"supernode-{site}",
+            SUPERNODE,
+            server_files(project, f"supernode-{site}") | {"supernode.key": key, "superexec.secret": superexec},
+        ),
+        Consumer(f"clientapp-{site}", ROOT, {"ca.crt": authority, "superexec.secret": superexec}),
+    ]
+
+
+def ensure_deployed(project: Project, consumers: list[Consumer]) -> dict[str, set[str]]:
+    """Lay out what is missing or out of date; return consumer to the names of the files that changed."""
+    changed = {consumer.name: difference(project, consumer) for consumer in consumers}
+    due = [consumer for consumer in consumers if changed[consumer.name]]
+    if due:
+        (deploy_as_root if os.geteuid() == 0 else deploy_through_container)(project, due)
+    for consumer in due:
+        write(stamp(project, consumer.name), json.dumps(consumer.sums).encode(), 0o600)
+    return {consumer.name: changed[consumer.name] for consumer in due}
+
+
+def stamp(project: Project, consumer: str) -> Path:
+    """Return the file that says what was deployed for `consumer`."""
+    return project.secrets / "kit" / "deployed" / f"{consumer}.json"
+
+
+def difference(project: Project, consumer: Consumer) -> set[str]:
+    """Return the names of the files of `consumer` that are not deployed as they should be."""
+    path = stamp(project, consumer.name)
+    deployed: dict[str, str] = json.loads(path.read_bytes()) if path.is_file() else {}
+    there = {entry.name for entry in (project.secrets / consumer.name).glob("*")}
+    return {name for name, digest in consumer.sums.items() if deployed.get(name) != digest or name not in there}
+
+
+def deploy_as_root(project: Project, consumers: list[Consumer]) -> None:
+    """Write each file by rename, owned by its container's user."""
+    for consumer in consumers:
+        directory = project.secrets / consumer.name
+        directory.mkdir(parents=True, exist_ok=True)
+        directory.chmod(0o755)
+        for name, content in consumer.files.items():
+            target, fresh = directory / name, directory / f".{name}.new"
+            fresh.unlink(missing_ok=True)
+            with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o400), "wb") as file:
+                os.fchown(file.fileno(), consumer.uid, consumer.uid)
+                file.write(content)
+            fresh.replace(target)
+
+
+def deploy_through_container(project: Project, consumers: list[Consumer]) -> None:
+    """Do the same in a one-shot container: an operator who may use Docker but is not root cannot give files away."""
+    project.secrets.mkdir(parents=True, exist_ok=True)
+    docker.unpack(project, project.secrets, archive(consumers))
+
+
+def archive(consumers: list[Consumer]) -> bytes:
+    """Return a tar archive of the consumers' directories, owners and modes included."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for consumer in consumers:
+            for name, content in consumer.files.items():
+                entry = tarfile.TarInfo(f"{consumer.name}/{name}")
+                entry.size, entry.mode, entry.uid, entry.gid = len(content), 0o400, consumer.uid, consumer.uid
+                tar.addfile(entry, io.BytesIO(content))
+    return buffer.getvalue()

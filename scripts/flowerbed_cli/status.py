@@ -1,0 +1,123 @@
+"""`flowerbed status`: one line per service and site, from what Docker, the certificate store and the SuperLink say. Changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from flowerbed_topology import Topology
+from rich.console import Console
+from rich.table import Table
+
+from . import certificates, docker, firewall
+from .errors import DockerError
+from .project import Project
+from .up import CORE, SITE, superlink_status
+
+SERVER_LEAF = {"postgres": "postgres", "superlink": "superlink", "edge": "edge"}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the table; `fine` decides the exit code."""
+
+    name: str
+    state: str
+    certificate: str
+    heartbeat: str
+    fine: bool
+
+
+def status(project: Project, topology: Topology, console: Console) -> bool:
+    """Print the table; return whether everything is as it should be."""
+    days = certificates.days_left(project)
+    lines = list(gather(project, topology, days))
+    console.print(table(topology, lines))
+    notes = list(remarks(project, topology, days))
+    for note in notes:
+        console.print(f"[yellow]![/] {note}", highlight=False)
+    return all(line.fine for line in lines) and not notes
+
+
+def gather(project: Project, topology: Topology, days: dict[str, int]) -> Iterator[Line]:
+    """Yield a line for each service of the core, then one for each site."""
+    del project
+    states = container_states(topology)
+    for service in CORE:
+        state = states.get(f"{topology.name}-{service}", "missing")
+        leaf = SERVER_LEAF.get(service)
+        yield Line(service, state, left(days, [leaf] if leaf else []), "", state == "healthy")
+    beats = heartbeats(topology) if states.get(f"{topology.name}-superlink") == "healthy" else {}
+    for site in topology.sites:
+        own = [states.get(f"{topology.name}-{site.name}-{service}", "missing") for service in SITE]
+        bad = [f"{service} {state}" for service, state in zip(SITE, own, strict=True) if state != "healthy"]
+        leaves = [site.name, f"gateway-{site.name}", f"supernode-{site.name}"]
+        beat, alive = beats.get(site.name, ("never", False))
+        yield Line(f"site {site.name}", ", ".join(bad) or "healthy", left(days, leaves), beat, not bad and alive)
+
+
+def container_states(topology: Topology) -> dict[str, str]:
+    """Return container name to `healthy`, `unhealthy`, `starting`, or Docker's state where it does not run."""
+    found = docker.containers(topology.name)
+    return {
+        item["Name"].lstrip("/"): item["State"].get("Health", {}).get("Status", "running")
+        if item["State"]["Status"] == "running"
+        else item["State"]["Status"]
+        for item in found
+    }
+
+
+def left(days: dict[str, int], leaves: list[str]) -> str:
+    """Return the days that the first of these certificates to end has left."""
+    known = [days[leaf] for leaf in leaves if leaf in days]
+    return f"{min(known)} d" if known else ""
+
+
+def heartbeats(topology: Topology) -> dict[str, tuple[str, bool]]:
+    """Return site to how long ago its SuperNode's last heartbeat came, and whether it counts as online."""
+    try:
+        nodes = superlink_status(topology)["nodes"]
+    except DockerError:
+        return {}
+    now = datetime.now(UTC)
+    return {node["name"]: heartbeat(node, now) for node in nodes if node["name"]}
+
+
+def heartbeat(node: dict[str, str], now: datetime) -> tuple[str, bool]:
+    """Return one node's last heartbeat as "12 s ago", and whether it is online."""
+    if not node.get("last_heartbeat"):
+        return "never", False
+    ago = (now - datetime.fromisoformat(node["last_heartbeat"])).total_seconds()
+    return f"{max(ago, 0):.0f} s ago", node["status"] == "online"
+
+
+def table(topology: Topology, lines: list[Line]) -> Table:
+    """Return the lines as a table."""
+    made = Table(title=f"{topology.name} at {topology.url('superlink')}", title_justify="left")
+    for name in ("service", "state", "certificate", "heartbeat"):
+        made.add_column(name)
+    for line in lines:
+        colour = "green" if line.fine else "red"
+        made.add_row(line.name, f"[{colour}]{line.state}[/]", line.certificate, line.heartbeat)
+    return made
+
+
+def remarks(project: Project, topology: Topology, days: dict[str, int]) -> Iterator[str]:
+    """Yield a sentence, with its remedy, for each thing that no line shows."""
+    crl = days.get("crl")
+    if crl is not None and crl <= 10:
+        yield f"The revocation list ends in {crl} days, after which every site is refused: run make up."
+    soon = sorted(name for name, left_days in days.items() if name != "crl" and left_days <= 30)
+    if soon:
+        yield f"Certificates end within 30 days ({', '.join(soon)}): run make up."
+    if not firewall_in_force(project, topology):
+        yield "The firewall table is not in force (the host was restarted, or nft flushed): run make up."
+
+
+def firewall_in_force(project: Project, topology: Topology) -> bool:
+    """Return whether the table is there; False where this user cannot look."""
+    try:
+        return firewall.is_in_force(project, topology)
+    except DockerError:
+        return False

@@ -1,0 +1,240 @@
+"""`flowerbed up`: from a topology to a healthy federation. Every step is `ensure_*` and can be run again; a second run changes nothing.
+
+All checks come before the line marked below; what ran before a failed step goes on running.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from flowerbed_topology import Site, Topology
+from rich.console import Console
+
+from . import certificates, docker, firewall, nginx, preflight, secrets
+from .errors import DockerError
+from .files import write_tree
+from .project import Project
+from .render import render
+
+HEALTHY_WITHIN_S = 180
+CORE = ("postgres", "superlink", "serverapp", "edge")
+SITE = ("gateway", "supernode", "clientapp")
+# What a container does when its secrets change: NGINX and PostgreSQL read them again; Flower's processes start again.
+RELOADED = ("edge", "gateway", "postgres")
+# The SuperLink's middleware looks at the CRL each second by itself.
+LIVE = {"superlink": {"crl.pem"}}
+
+
+@dataclass
+class Progress:
+    """Says what changed, a line for each step that changed something."""
+
+    console: Console
+    changes: list[str] = field(default_factory=list)
+
+    def changed(self, what: str) -> None:
+        """Note and show one change."""
+        self.changes.append(what)
+        self.console.print(f"  [green]•[/] {what}", highlight=False)
+
+    @contextmanager
+    def step(self, what: str) -> Iterator[None]:
+        """Show a spinner while something takes its time."""
+        with self.console.status(what):
+            yield
+
+
+def up(project: Project, topology: Topology, console: Console) -> list[str]:
+    """Make the federation run as the topology says; return what changed (nothing, on a second run).
+
+    Raises:
+        PreflightError: something stands in the way; nothing was started.
+        DockerError: a container did not become healthy; the message says which, and what it logged last.
+        flowerbed_ca.errors.CaError: the authority refuses, for example because a certificate's subject changed.
+    """
+    preflight.check(project, topology, project_id(project))
+    # ---- from here on, things are made and started ----
+    progress = Progress(console)
+    identity = secrets.ensure_project_id(project)
+    keys = secrets.ensure_supernode_keys(project, topology)
+    for line in certificates.ensure(project, topology, keys):
+        progress.changed(line)
+    deployed = ensure_secrets(project, topology, progress)
+    rendered = render(project, topology, keys, identity)
+    nginx.check(project, rendered)
+    for name in write_tree(project.build, rendered):
+        progress.changed(f"rendered {name}")
+    if firewall.ensure_firewall(project, topology):
+        progress.changed(f"loaded firewall table {firewall.table_name(topology)}")
+    ensure_containers(project, topology, progress)
+    ensure_reloaded(topology, deployed, progress)
+    return progress.changes
+
+
+def project_id(project: Project) -> str | None:
+    """Return this project's id, or None if it has none yet."""
+    path = project.secrets / "kit" / "project-id"
+    return path.read_text() if path.is_file() else None
+
+
+def ensure_secrets(project: Project, topology: Topology, progress: Progress) -> dict[str, set[str]]:
+    """Lay out every container's secrets; return consumer to the files that changed."""
+    consumers = secrets.core_consumers(project)
+    for site in topology.sites:
+        consumers += secrets.site_consumers(project, site.name)
+    deployed = secrets.ensure_deployed(project, consumers)
+    for name in deployed:
+        progress.changed(f"laid out secrets of {name}")
+    return deployed
+
+
+def ensure_containers(project: Project, topology: Topology, progress: Progress) -> None:
+    """Start the core, register SuperNodes, start the sites; wait until all are healthy."""
+    before = started(topology)
+    for name in ensure_departed(topology):
+        progress.changed(f"removed {name}, whose site left federation.yaml")
+    with progress.step("starting the core and the sites' gateways"):
+        docker.run(docker.compose(project, "core", "up", "-d", "--remove-orphans", "--quiet-pull", *CORE))
+        in_parallel(lambda site: ensure_site(project, site, ("gateway", "clientapp")), topology.sites)
+        wait_healthy(topology, [f"{topology.name}-{name}" for name in ("postgres", "superlink", "edge")])
+    for site in ensure_registered(project, topology):
+        progress.changed(f"registered SuperNode of {site}")
+    with progress.step("starting the SuperNodes"):
+        in_parallel(lambda site: ensure_site(project, site, SITE), topology.sites)
+        wait_healthy(topology, container_names(topology))
+    for name, identity in sorted(started(topology).items()):
+        if before.get(name) != identity:
+            progress.changed(f"started {name}")
+
+
+def ensure_departed(topology: Topology) -> list[str]:
+    """Remove the containers of sites that federation.yaml no longer names, their volumes excepted; return their names."""
+    wanted = {topology.name} | {site.project for site in topology.sites}
+    gone = {
+        item["Name"].lstrip("/"): item["Id"]
+        for item in docker.containers(topology.name)
+        if item["Config"]["Labels"].get("com.docker.compose.project") not in wanted
+    }
+    if gone:
+        docker.run(["rm", "-f", *gone.values()])
+    return sorted(gone)
+
+
+def started(topology: Topology) -> dict[str, tuple[str, str]]:
+    """Return the running containers: name to id and start time."""
+    found = docker.containers(topology.name)
+    return {item["Name"].lstrip("/"): (item["Id"], item["State"]["StartedAt"]) for item in found if item["State"]["Running"]}
+
+
+def container_names(topology: Topology) -> list[str]:
+    """Return the names of all containers that should run."""
+    core = [f"{topology.name}-{service}" for service in CORE]
+    return core + [f"{topology.name}-{site.name}-{service}" for site in topology.sites for service in SITE]
+
+
+def ensure_site(project: Project, site: Site, services: Iterable[str]) -> None:
+    """Start services of one site, after seeding its sample data where it has some."""
+    if site.data.sample:
+        ensure_seeded(project, site)
+    docker.run(docker.compose(project, site.name, "up", "-d", "--remove-orphans", *services, overlay=site.settings.gpu))
+
+
+def ensure_seeded(project: Project, site: Site) -> None:
+    """Write the site's share of the sample table to its data volume, once; a file that is there is never touched."""
+    marker = project.build / "seeded" / site.name
+    share = f"{site.data.sample} {site.data.part}/{site.data.of}"
+    if marker.is_file() and marker.read_text() == share and docker.inspect("volume", [f"{site.stack}-{site.name}-data"]):
+        return
+    docker.run(
+        docker.compose(project, site.name, "run", "--rm", "-T", "seed", str(site.data.part), str(site.data.of), "/data")
+    )
+    write_tree(project.build, {f"seeded/{site.name}": share})
+
+
+def in_parallel(work: Callable[[Site], None], sites: Iterable[Site]) -> None:
+    """Do the same for every site, a few at a time; the first error is raised after all have ended."""
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        for done in [pool.submit(work, site) for site in sites]:
+            done.result()
+
+
+def wait_healthy(topology: Topology, names: list[str]) -> None:
+    """Wait until each of the containers is healthy.
+
+    Raises:
+        DockerError: one was not within HEALTHY_WITHIN_S seconds, or it keeps stopping.
+    """
+    deadline = time.monotonic() + HEALTHY_WITHIN_S
+    while True:
+        states = {item["Name"].lstrip("/"): item["State"] for item in docker.containers(topology.name)}
+        waiting = [name for name in names if states.get(name, {}).get("Health", {}).get("Status") != "healthy"]
+        if not waiting:
+            return
+        if time.monotonic() > deadline:
+            raise DockerError(f"{waiting[0]} is not healthy: {last_words(waiting[0])}")
+        time.sleep(0.3)
+
+
+def last_words(container: str) -> str:
+    """Return the last lines that a container logged."""
+    done = docker.capture(["logs", "--tail", "8", container])
+    return done.strip() or "it logged nothing."
+
+
+def ensure_registered(project: Project, topology: Topology) -> list[str]:
+    """Register the SuperNodes that the SuperLink does not know yet; return their sites."""
+    known = {node["public_key_sha256"] for node in superlink_status(topology)["nodes"]}
+    keys = secrets.ensure_supernode_keys(project, topology)
+    missing = [site.name for site in topology.sites if keys[site.name] not in known]
+    if missing:
+        register(project, missing)
+    return missing
+
+
+def register(project: Project, sites: list[str]) -> None:
+    """Register SuperNodes with `flwr supernode register`, in one container."""
+    commands = "".join(f"flwr supernode register /keys/{site}.pub --name {site} & pids=\"$pids $!\"\n" for site in sites)
+    script = f"{FLWR_HOME}pids=\n{commands}for pid in $pids; do wait $pid || exit 1; done\n"
+    keys = project.build / "supernode-keys"
+    docker.run(
+        docker.compose(project, "core", "run", "--rm", "-T", "-v", f"{keys}:/keys:ro", "--entrypoint", "sh", "cli", "-euc", script)
+    )
+
+
+# The CLI's home is a tmpfs: its connection is laid there first.
+FLWR_HOME = "mkdir -p $FLWR_HOME && cp /config/config.toml $FLWR_HOME/\n"
+
+
+def superlink_status(topology: Topology) -> dict[str, list[dict[str, str]]]:
+    """Return what the SuperLink's own container says of nodes and runs (`python -m flowerbed_superlink.status`)."""
+    text = docker.run(["exec", f"{topology.name}-superlink", "python", "-m", "flowerbed_superlink.status"], timeout=60)
+    answer: dict[str, list[dict[str, str]]] = json.loads(text)
+    return answer
+
+
+def ensure_reloaded(topology: Topology, deployed: dict[str, set[str]], progress: Progress) -> None:
+    """Make containers that ran already take up what was deployed since."""
+    ages = started(topology)
+    for consumer, names in deployed.items():
+        container = f"{topology.name}-{consumer_container(consumer)}"
+        if container not in ages or names <= LIVE.get(consumer, set()):
+            continue
+        if consumer.split("-")[0] in RELOADED:
+            docker.run(["kill", "--signal", "HUP", container])
+        elif f"started {container}" not in progress.changes:
+            docker.run(["restart", container])
+            progress.changed(f"restarted {container}")
+    wait_healthy(topology, container_names(topology))
+
+
+def consumer_container(consumer: str) -> str:
+    """Return the end of the container's name: `gateway-north` is mounted by `north-gateway`."""
+    kind, _, site = consumer.partition("-")
+    return f"{site}-{kind}" if site else kind
+
+
