@@ -1,0 +1,87 @@
+"""``python -m flowerbed_executor serverapp|clientapp``: Flower's SuperExec with a user of its own for each task.
+
+Exit status: 0 after SIGTERM, 2 if it cannot start (one sentence says why), 1 if it ended by itself, so that Docker
+starts it again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+
+from . import pinned
+from .settings import Settings, SettingsError, check, load
+
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
+
+
+def superexec_arguments(settings: Settings) -> list[str]:
+    """Return what Flower's own parser shall see."""
+    return [
+        "flower-superexec",
+        "--runtime-api-address",
+        settings.runtime_api,
+        "--root-certificates",
+        str(settings.ca),
+        "--superexec-auth-secret-file",
+        str(settings.superexec_secret),
+    ]
+
+
+def prepare(settings: Settings) -> None:
+    """Make the tasks' directory safe, remove what an earlier start has left, keep proxies out of the way."""
+    from .launch import supervisor_command
+
+    for name in _PROXIES:
+        os.environ.pop(name, None)
+    os.environ.update(FLWR_TELEMETRY_ENABLED="0", FLWR_DISABLE_UPDATE_CHECK="1")
+    settings.alive.parent.mkdir(parents=True, exist_ok=True)
+    subprocess.run(supervisor_command("sweep", settings.directories.tasks), check=True)
+
+
+def run(settings: Settings) -> int:
+    """Run SuperExec until it is stopped; return the exit status."""
+    from flwr.supercore.cli.flower_superexec import flower_superexec
+    from flwr.supercore.exit import add_exit_handler
+
+    from .launch import SupervisedExecutor, install
+    from .report import Reporter
+
+    executor = SupervisedExecutor(settings, Reporter(settings.runtime_api, settings.ca.read_bytes()))
+    install(executor)
+    stopped: list[int] = []
+
+    def drain() -> None:
+        stopped.append(signal.SIGTERM)
+        executor.drain()
+
+    add_exit_handler(drain, run_before_force_exit=True)
+    sys.argv = superexec_arguments(settings)
+    try:
+        flower_superexec()
+    except SystemExit as end:
+        # SuperExec also exits with 0 when its secret is refused, by interrupting itself.
+        return 1 if end.code or not stopped else 0
+    return 1
+
+
+def main() -> int:
+    """Start the executor named on the command line."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        settings = load(sys.argv[1] if len(sys.argv) > 1 else "", os.environ)
+        check(settings)
+        pinned.check()
+    except (SettingsError, pinned.PinError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    prepare(settings)
+    return run(settings)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,152 @@
+"""A task's directory and what may be left of a task when it has ended: processes, files, System V objects.
+
+Root here may neither signal nor read what is a task's (see privileges), so all of it happens in forks that act for that
+user. Standard library only.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from .privileges import acting_as, signal_as
+from .spec import FIRST_UID
+
+SHARED = ("/dev/shm", "/dev/mqueue", "/tmp", "/var/tmp")  # noqa: S108 - what a task may have left there is removed
+"""Directories of the container that any user may write to."""
+
+_PATIENCE = 10.0
+"""Seconds within which the processes of a user must be gone."""
+
+
+def ensure_root(tasks: Path) -> None:
+    """Make the tasks' root passable but neither listable nor writable for tasks.
+
+    Its mode is set here because Engine 20.10 forgets a tmpfs's ``mode=`` when a container is restarted.
+    """
+    tasks.chmod(0o711)
+
+
+def ensure_home(tasks: Path, uid: int) -> Path:
+    """Create ``tasks/<uid>``, which root owns and only the task's group may enter.
+
+    Root cannot give files away without CAP_CHOWN, but may pass them to a group that it has joined.
+    """
+    home = tasks / str(uid)
+    if home.exists():
+        wipe(tasks, uid)
+    home.mkdir(mode=0o700)
+    os.chown(home, -1, uid)
+    home.chmod(0o770)
+    return home
+
+
+def wipe(tasks: Path, uid: int) -> bool:
+    """End every process of ``uid`` and remove all that it left; True if nothing is left. Re-runnable."""
+    ended = end_processes(uid)
+    home = tasks / str(uid)
+    acting_as(uid, lambda: _remove_files_of(uid, home))
+    if home.is_dir():
+        try:
+            home.rmdir()
+        except OSError:
+            return False
+    return ended
+
+
+def sweep(tasks: Path) -> list[int]:
+    """Wipe what supervisors that died have left; returns the users found. Only while no supervisor runs."""
+    found = sorted(int(entry.name) for entry in tasks.iterdir() if entry.name.isdigit() and int(entry.name) > FIRST_UID)
+    for uid in found:
+        os.setgroups([uid])
+        wipe(tasks, uid)
+    return found
+
+
+def end_processes(uid: int) -> bool:
+    """Kill every process of ``uid`` until none is left, reaping those that became ours; True when none is left."""
+    deadline = time.monotonic() + _PATIENCE
+    while time.monotonic() < deadline:
+        signal_as(uid, -1, signal.SIGKILL)
+        _reap()
+        if not any(processes_of(uid)):
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def processes_of(uid: int) -> Iterator[int]:
+    """Yield the process ids whose real user is ``uid``, zombies left out."""
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            status = (entry / "status").read_text()
+        except OSError:
+            continue
+        if f"\nUid:\t{uid}\t" in status and "\nState:\tZ" not in status:
+            yield int(entry.name)
+
+
+def _reap() -> None:
+    try:
+        while os.waitpid(-1, os.WNOHANG) != (0, 0):
+            pass
+    except ChildProcessError:
+        pass
+
+
+def _remove_files_of(uid: int, home: Path) -> None:
+    if home.is_dir():
+        for entry in home.iterdir():
+            _remove(entry)
+    for shared in SHARED:
+        for directory, names, files in os.walk(shared, topdown=False):
+            for name in (*names, *files):
+                _remove_if_owned(uid, Path(directory) / name)
+    _remove_ipc(uid)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a tree, whatever modes its directories were given."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    path.chmod(0o700)
+    for entry in path.iterdir():
+        _remove(entry)
+    path.rmdir()
+
+
+def _remove_if_owned(uid: int, path: Path) -> None:
+    try:
+        found = path.lstat()
+        if found.st_uid == uid:
+            path.rmdir() if stat.S_ISDIR(found.st_mode) else path.unlink()
+    except OSError:
+        return
+
+
+def _remove_ipc(uid: int) -> None:
+    """Remove System V shared memory, message queues and semaphores of ``uid`` (proc(5), ipc(2))."""
+    libc, remove = ctypes.CDLL(None), 0
+    calls = {
+        "shm": lambda number: libc.shmctl(number, remove, None),
+        "msg": lambda number: libc.msgctl(number, remove, None),
+        "sem": lambda number: libc.semctl(number, 0, remove),
+    }
+    for kind, call in calls.items():
+        try:
+            heading, *rows = Path("/proc/sysvipc", kind).read_text().splitlines()
+        except OSError:
+            continue
+        columns = heading.split()
+        for row in rows:
+            values = dict(zip(columns, row.split(), strict=True))
+            if int(values["uid"]) == uid:
+                call(int(values[f"{kind}id"]))

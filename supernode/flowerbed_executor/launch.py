@@ -1,0 +1,191 @@
+"""SuperExec's side: hands each acquired task to a supervisor and sees to it that its end is known.
+
+Runs inside Flower's own `flower-superexec` process in place of its subprocess executor; it replaces two names there
+(`install`) and changes nothing else. It holds the SuperExec secret, so it never forks: supervisors are fresh programs.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+
+from flwr.proto.task_pb2 import Task
+from flwr.supercore.constant import TaskType
+from flwr.supercore.superexec.executor import ExecutionSpec, LaunchResult
+from flwr.supercore.superexec.plugin import AutoExecPlugin
+
+from .report import Reporter
+from .settings import Settings
+from .spec import FIRST_UID, TaskSpec
+
+log = logging.getLogger("flowerbed.executor")
+
+_PACKAGES = str(Path(__file__).resolve().parent.parent)
+_PROGRAM = (
+    f"import sys; sys.path.insert(0, {_PACKAGES!r}); "
+    "from flowerbed_executor import supervise; sys.exit(supervise.main(sys.argv[1:]))"
+)
+
+_STOP_SECONDS = 7.0
+"""How long tasks may take to end after SIGTERM: Flower itself allows a task 5 s."""
+
+
+def supervisor_command(*arguments: str) -> list[str]:
+    """Return the command of a supervisor: without `site`, which it does not need, it starts in milliseconds."""
+    return [sys.executable, "-S", "-E", "-P", "-c", _PROGRAM, *arguments]
+
+
+class SupervisedExecutor:
+    """Flower's Executor protocol, with a supervisor and a user of its own for each task."""
+
+    def __init__(self, settings: Settings, reporter: Reporter) -> None:
+        self._settings, self._reporter = settings, reporter
+        self._root_certificates = settings.ca.read_text()
+        self._running: dict[int, tuple[subprocess.Popen[bytes], threading.Thread]] = {}
+        self._lock = threading.Lock()
+        self._stopping = False
+
+    def get_eligible_capacity(
+        self,
+        supported_task_types: set[TaskType],
+        *,
+        insecure: bool = False,
+        root_certificates_path: str | None = None,
+    ) -> tuple[set[TaskType], set[str]]:
+        """Offer every type while there is room: what may not run here is acquired too, to fail with a reason."""
+        del insecure, root_certificates_path
+        with self._lock:
+            full = self._stopping or (0 < self._settings.tasks_at_once <= len(self._running))
+        return (set() if full else supported_task_types), set()
+
+    def wait_for_capacity(
+        self,
+        task_type: TaskType | None = None,
+        *,
+        fab_hash: str | None = None,
+        insecure: bool = False,
+        root_certificates_path: str | None = None,
+    ) -> None:
+        """Return at once: capacity is offered by `get_eligible_capacity`."""
+
+    def launch(self, spec: ExecutionSpec) -> LaunchResult:
+        """Refuse: Flower's description lacks the run, which must not come from the task (see `launch_task`)."""
+        return LaunchResult.failed(f"task {spec.task_id} did not come with its run")
+
+    def launch_task(self, token: str, task: Task) -> LaunchResult:
+        """Start the task's supervisor, or fail the task with a reason."""
+        role = self._settings.role
+        if task.type != role.program:
+            return self._refuse(token, task, f"{task.type} may not run here, only {role.program}.")
+        try:
+            self._start(token, task)
+        except OSError as error:
+            return self._refuse(token, task, f"The task could not be started: {error}.")
+        return LaunchResult.accepted()
+
+    def reconcile(self) -> None:
+        """Before each look for a task: show that SuperExec is alive, reap orphans of lost supervisors."""
+        with suppress(OSError):
+            self._settings.alive.touch()
+        while self._reap_orphan():
+            pass
+
+    def close(self) -> None:
+        """Nothing: `drain` runs first."""
+
+    def drain(self) -> None:
+        """On a stop: take no more tasks, let those that run finish in time, then end them so that they can say so."""
+        self._stopping = True
+        self._join(self._settings.drain_seconds)
+        with self._lock:
+            left = [process for process, _ in self._running.values()]
+        for process in left:
+            with suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+        self._join(_STOP_SECONDS)
+
+    def _refuse(self, token: str, task: Task, reason: str) -> LaunchResult:
+        threading.Thread(target=self._reporter.failed, args=(token, reason), daemon=True).start()
+        return LaunchResult.failed(f"run {task.run_id}: {reason}")
+
+    def _start(self, token: str, task: Task) -> None:
+        spec = TaskSpec(
+            program=task.type,
+            run_id=task.run_id,
+            task_id=task.task_id,
+            token=token,
+            runtime_api=self._settings.runtime_api,
+            root_certificates=self._root_certificates,
+            limits=self._settings.limits,
+            directories=self._settings.directories,
+        )
+        process = subprocess.Popen(supervisor_command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        watcher = threading.Thread(target=self._watch, args=(process, spec), daemon=True)
+        with self._lock:
+            self._running[process.pid] = (process, watcher)
+        watcher.start()
+
+    def _watch(self, process: subprocess.Popen[bytes], spec: TaskSpec) -> None:
+        """Follow one supervisor to its end; a task that did not report its end itself is failed with the reason."""
+        started = time.monotonic()
+        output, _ = process.communicate(spec.to_json())
+        sentence = self._ended(process, output)
+        took, status = time.monotonic() - started, process.returncode
+        log.info("run %d task %d ended with status %d after %.1f s", spec.run_id, spec.task_id, status, took)
+        # A task that has reported its end has no token any more, so this then changes nothing.
+        self._reporter.failed(spec.token, sentence)
+        with self._lock:
+            del self._running[process.pid]
+
+    def _ended(self, process: subprocess.Popen[bytes], output: bytes) -> str:
+        try:
+            return str(json.loads(output)["sentence"])
+        except (ValueError, KeyError):
+            uid = str(FIRST_UID + process.pid)
+            subprocess.run(supervisor_command("sweep", self._settings.directories.tasks, uid), check=False)
+            return f"The task's supervisor ended with status {process.returncode}."
+
+    def _reap_orphan(self) -> bool:
+        """Reap one zombie that is no supervisor, True if there was one: process 1 inherits what lost its parent."""
+        with self._lock:
+            try:
+                found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return False
+            if found is None or found.si_pid in self._running:
+                return False
+            with suppress(ChildProcessError):
+                os.waitpid(found.si_pid, os.WNOHANG)
+            return True
+
+    def _join(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        with self._lock:
+            watchers = [watcher for _, watcher in self._running.values()]
+        for watcher in watchers:
+            watcher.join(max(0.0, deadline - time.monotonic()))
+
+
+class SupervisedPlugin(AutoExecPlugin):
+    """Flower's plugin, but the executor gets the task itself, with its run."""
+
+    def launch_task(self, token: str, task: Task) -> LaunchResult:
+        """Launch the acquired task."""
+        assert isinstance(self.executor, SupervisedExecutor)  # noqa: S101 - `install` sets both
+        return self.executor.launch_task(token, task)
+
+
+def install(executor: SupervisedExecutor) -> None:
+    """Put our plugin and executor where `run_superexec` looks for Flower's, in this process only (see `pinned`)."""
+    module = import_module("flwr.supercore.superexec.run_superexec")
+    module.AutoExecPlugin = SupervisedPlugin  # type: ignore[attr-defined]  # replaced on purpose
+    module.get_executor = lambda *_args, **_kwargs: executor  # type: ignore[attr-defined]  # replaced on purpose

@@ -1,0 +1,62 @@
+"""Tells the Runtime API that a task has failed, with the reason, as the task's own program would (`PushTaskOutput`)."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import httpx
+from flwr.common.constant import SubStatus
+from flwr.proto.runtime_pb2 import PushTaskOutputRequest
+from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor, RuntimeVersionHttpInterceptor
+from flwr.supercore.runtime import RuntimeHttpClient
+
+log = logging.getLogger("flowerbed.executor")
+
+_PATIENCE = 90.0
+"""Seconds of trying: by then the token has expired and Flower has failed the task itself (2 x 30 s heartbeats)."""
+_PAUSE = 2.0
+_PASSING = frozenset({502, 503, 504})
+
+
+class Reporter:
+    """Reports for one executor."""
+
+    def __init__(self, runtime_api: str, root_certificates: bytes) -> None:
+        self._runtime_api, self._root_certificates = runtime_api, root_certificates
+
+    def failed(self, token: str, reason: str) -> bool:
+        """Fail the token's task; False if it has ended already (its token is gone) or the API cannot be reached.
+
+        No retry helper of Flower's is used: it answers a refusal by interrupting the whole process.
+        """
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                self._push(token, reason)
+            except httpx.HTTPStatusError as error:
+                if error.response.status_code not in _PASSING:
+                    return False
+            except httpx.TransportError as error:
+                log.warning("The Runtime API cannot be reached: %s", error)
+            else:
+                log.warning("A task was failed on its behalf: %s", reason)
+                return True
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_PAUSE)
+
+    def _push(self, token: str, reason: str) -> None:
+        client = RuntimeHttpClient.from_server_address(
+            self._runtime_api,
+            insecure=False,
+            root_certificates=self._root_certificates,
+            interceptors=[
+                RuntimeVersionHttpInterceptor(component_name="SuperExec"),
+                RuntimeTokenHttpInterceptor(token),
+            ],
+        )
+        try:
+            client.PushTaskOutput(PushTaskOutputRequest(sub_status=SubStatus.FAILED, details=reason))
+        finally:
+            client.close()

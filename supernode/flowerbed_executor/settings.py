@@ -1,0 +1,127 @@
+"""Reads the executor's settings from its environment and checks what it needs before anything starts.
+
+Every variable is listed in supernode/README.md; a test compares the two.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .spec import CLIENT_APP, MIB, SERVER_APP, Directories, Limits
+
+
+class SettingsError(Exception):
+    """The executor cannot start; its message names the setting, the value found and the remedy."""
+
+
+@dataclass(frozen=True)
+class Role:
+    """What differs between the executor at the centre and one at a site."""
+
+    program: str
+    runtime_api: str
+    task_seconds: float
+    drain_seconds: float
+
+
+ROLES = {
+    # A ServerApp lasts as long as its run, so a stop cannot wait for it: its finished rounds are in the results store.
+    "serverapp": Role(SERVER_APP, "superlink:8000", task_seconds=0, drain_seconds=0),
+    # A reply later than the message's time to live (3,600 s) is worth nothing.
+    "clientapp": Role(CLIENT_APP, "supernode:9094", task_seconds=3600, drain_seconds=20),
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One executor's settings."""
+
+    role: Role
+    runtime_api: str
+    secrets: Path = Path("/secrets")
+    alive: Path = Path("/run/flowerbed/alive")
+    drain_seconds: float = 0
+    tasks_at_once: int = 4
+    limits: Limits = field(default_factory=Limits)
+    directories: Directories = field(default_factory=Directories)
+
+    @property
+    def ca(self) -> Path:
+        """The root that the Runtime API's certificate is checked against."""
+        return self.secrets / "ca.crt"
+
+    @property
+    def superexec_secret(self) -> Path:
+        """The secret that acquires tasks; no task may read it."""
+        return self.secrets / "superexec.secret"
+
+
+def load(role_name: str, environment: Mapping[str, str]) -> Settings:
+    """Return the settings of the executor for ``role_name``.
+
+    Raises:
+        SettingsError: one sentence, for the first setting that does not hold.
+    """
+    if role_name not in ROLES:
+        raise SettingsError(f"The role is {role_name!r}; it must be serverapp or clientapp.")
+    role, defaults, places = ROLES[role_name], Limits(), Directories()
+    return Settings(
+        role=role,
+        runtime_api=environment.get("FLOWERBED_RUNTIME_API", role.runtime_api),
+        secrets=Path(environment.get("FLOWERBED_SECRETS", "/secrets")),
+        alive=Path(environment.get("FLOWERBED_ALIVE", "/run/flowerbed/alive")),
+        drain_seconds=_number(environment, "FLOWERBED_DRAIN_SECONDS", role.drain_seconds),
+        tasks_at_once=int(_number(environment, "FLOWERBED_TASKS_AT_ONCE", 4)),
+        limits=Limits(
+            processes=int(_number(environment, "FLOWERBED_TASK_PROCESSES", defaults.processes)),
+            open_files=int(_number(environment, "FLOWERBED_TASK_OPEN_FILES", defaults.open_files)),
+            file_bytes=_mib(environment, "FLOWERBED_TASK_FILE_MIB", defaults.file_bytes),
+            data_bytes=_mib(environment, "FLOWERBED_TASK_MEMORY_MIB", defaults.data_bytes),
+            seconds=_number(environment, "FLOWERBED_TASK_SECONDS", role.task_seconds),
+            result_bytes=_mib(environment, "FLOWERBED_RESULT_MIB", defaults.result_bytes),
+            results_bytes=_mib(environment, "FLOWERBED_RESULTS_MIB", defaults.results_bytes),
+        ),
+        directories=Directories(
+            tasks=environment.get("FLOWERBED_TASKS", places.tasks),
+            state=environment.get("FLOWERBED_STATE", places.state),
+            results=environment.get("FLOWERBED_RESULTS", places.results),
+            data=environment.get("FLOWERBED_DATA", places.data),
+        ),
+    )
+
+
+def check(settings: Settings) -> None:
+    """Raise `SettingsError` unless the files and directories that this role needs are there and usable."""
+    if os.geteuid() != 0:
+        raise SettingsError(
+            "The executor runs as user 0, with CAP_SETUID and CAP_SETGID only, to give each task its own user."
+        )
+    for path in (settings.ca, settings.superexec_secret):
+        if not os.access(path, os.R_OK):
+            raise SettingsError(f"{path} cannot be read; mount this executor's secrets at {settings.secrets}.")
+    if settings.superexec_secret.stat().st_mode & 0o077:
+        raise SettingsError(f"{settings.superexec_secret} can be read by tasks; its mode must be 0400.")
+    store = settings.directories.state if settings.role.program == CLIENT_APP else settings.directories.results
+    for directory in (settings.directories.tasks, store):
+        if not Path(directory).is_dir() or Path(directory).stat().st_uid != 0 or not os.access(directory, os.W_OK):
+            raise SettingsError(f"{directory} must be a writable directory that root owns; mount it.")
+
+
+def _number(environment: Mapping[str, str], name: str, default: float) -> float:
+    raw = environment.get(name, "").strip()
+    if not raw:
+        return default
+    try:
+        value = float(raw)
+    except ValueError:
+        value = -1
+    if not 0 <= value < 1e12:
+        raise SettingsError(f"{name} is {raw!r}; it must be a number, 0 or more (0 means no limit).")
+    return value
+
+
+def _mib(environment: Mapping[str, str], name: str, default: int) -> int:
+    return int(_number(environment, name, default / MIB) * MIB)

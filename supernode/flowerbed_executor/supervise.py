@@ -1,0 +1,224 @@
+"""The supervisor of one task: gives it a user of its own, hands it what it may have, cleans up after it.
+
+Started by SuperExec's process (`launch.py`) with the task's description on standard input; one JSON line on standard
+output says how it ended. One thread, no Flower, standard library only: it starts in milliseconds and is safe to fork. A
+pre-forking parent can take the place of `_start` (the fork and exec of the task) and keep everything else.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+
+from . import cleanup, privileges
+from .pump import LogPump
+from .results import ResultsWriter
+from .spec import CLIENT_APP, FIRST_UID, RESULTS_GROUP, SERVER_APP, TaskSpec
+
+EX_CANNOT_START = 70
+"""Exit status when the task was never started."""
+
+_GRACE = 8.0
+"""Seconds between SIGTERM and SIGKILL for a task that ran out of its time."""
+
+_PASSED_ON = ("PATH", "TZ", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
+"""What a task keeps of the container's environment."""
+
+
+class Supervisor:
+    """Runs one task to its end."""
+
+    def __init__(self, spec: TaskSpec) -> None:
+        self._spec = spec
+        self._uid = FIRST_UID + os.getpid()
+        self._tasks = Path(spec.directories.tasks)
+        self._task = 0
+        self._pump = LogPump(f"[{spec.program} run {spec.run_id} task {spec.task_id}] ".encode())
+        self._deadline = time.monotonic() + spec.limits.seconds if spec.limits.seconds else float("inf")
+        self._late = False
+        self._passed: dict[str, int] = {}
+
+    def run(self) -> tuple[int, str]:
+        """Return the task's exit status, shell style, and a sentence about its end."""
+        privileges.prctl(privileges.PR_SET_CHILD_SUBREAPER, 1)
+        privileges.prctl(privileges.PR_SET_PDEATHSIG, signal.SIGTERM)
+        privileges.prctl(privileges.PR_SET_DUMPABLE, 0)
+        try:
+            os.setgroups([self._uid, RESULTS_GROUP])
+            home = cleanup.ensure_home(self._tasks, self._uid)
+            self._start(home)
+        except (OSError, ValueError) as error:
+            self._finish()
+            return EX_CANNOT_START, f"The task could not be started: {error}."
+        status = self._wait()
+        left = not self._finish()
+        return (status if status >= 0 else 128 - status), self._describe(status) + (
+            " Something of it could not be removed." if left else ""
+        )
+
+    def _start(self, home: Path) -> None:
+        """Fork and exec the task. The token crosses a pipe; only stdio and the named descriptors are inherited."""
+        environment, passed = self._environment(home), self._passed
+        passed.update(self._descriptors())
+        passed["FLOWERBED_SPEC_FD"], spec_write = os.pipe()
+        environment.update({name: str(descriptor) for name, descriptor in passed.items()})
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            signal.signal(number, self._forward)
+        parent = os.getpid()
+        self._task = os.fork()
+        if self._task == 0:
+            self._become_task(home, environment, set(passed.values()), parent)
+        self._let_go()
+        self._pump.started()
+        with os.fdopen(spec_write, "wb") as pipe, suppress(BrokenPipeError):
+            pipe.write(self._spec.to_json())
+
+    def _become_task(self, home: Path, environment: dict[str, str], passed: set[int], parent: int) -> None:
+        """The child: never returns."""
+        try:
+            os.setsid()
+            Path("/proc/self/oom_score_adj").write_text("900")
+            self._pump.attach()
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            _keep_only({0, 1, 2, *passed})
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE):
+                signal.signal(number, signal.SIG_DFL)
+            os.umask(0o077)
+            privileges.become(self._uid)
+            if os.getppid() != parent:
+                os._exit(EX_CANNOT_START)
+            for name in ("home", "flwr", "tmp"):
+                (home / name).mkdir(mode=0o700)
+            os.chdir(home / "home")
+            privileges.limit(self._spec.limits)
+            command = [sys.executable, "-P", "-m", "flowerbed_executor.task"]
+            os.execve(sys.executable, command, environment)  # noqa: S606 - no shell is wanted
+        except BaseException as error:  # noqa: BLE001 - a child must never run on into its parent's code
+            os.write(2, f"The task could not be confined: {error}\n".encode())
+        finally:
+            os._exit(EX_CANNOT_START)
+
+    def _environment(self, home: Path) -> dict[str, str]:
+        environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+        environment.update(
+            HOME=str(home / "home"),
+            FLWR_HOME=str(home / "flwr"),
+            TMPDIR=str(home / "tmp"),
+            LANG="C.UTF-8",
+            PYTHONUNBUFFERED="1",
+            PYTHONDONTWRITEBYTECODE="1",
+            FLWR_TELEMETRY_ENABLED="0",
+            FLWR_DISABLE_UPDATE_CHECK="1",
+        )
+        if self._spec.program == CLIENT_APP:
+            environment["FLOWERBED_DATA"] = self._spec.directories.data
+        return environment
+
+    def _descriptors(self) -> dict[str, int]:
+        """Open what this kind of task may have, by the run that SuperExec acquired."""
+        if self._spec.program == CLIENT_APP:
+            path = Path(self._spec.directories.state) / f"{self._spec.run_id}.jsonl"
+            flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+            return {"FLOWERBED_STATE_FD": os.open(path, flags, 0o600)}
+        if self._spec.program == SERVER_APP:
+            return {"FLOWERBED_RESULTS_FD": self._start_writer()}
+        raise ValueError(f"{self._spec.program} is not run here")
+
+    def _start_writer(self) -> int:
+        """Start the writer in a process of its own, because it reads what the task sends; return the task's end."""
+        import socket
+
+        ours, theirs = socket.socketpair()
+        if os.fork() == 0:
+            try:
+                theirs.close()
+                # It ends with its connection, after the task: a stop must not cut a result short.
+                for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+                    signal.signal(number, signal.SIG_IGN)
+                self._pump.close()
+                directory = Path(self._spec.directories.results) / str(self._spec.run_id)
+                ResultsWriter(directory, self._spec.limits).serve(ours.makefile("rwb"))
+            except OSError as error:
+                sys.stderr.write(f"results of run {self._spec.run_id}: {error}\n")
+            finally:
+                os._exit(0)
+        ours.close()
+        return theirs.detach()
+
+    def _wait(self) -> int:
+        """Pass the task's output on until its process has ended; return its exit status, negative for a signal."""
+        while True:
+            self._pump.turn(timeout=0.5)
+            pid, status = os.waitpid(self._task, os.WNOHANG)
+            if pid:
+                return os.waitstatus_to_exitcode(status)
+            self._watch_clock()
+
+    def _watch_clock(self) -> None:
+        now = time.monotonic()
+        if now < self._deadline:
+            return
+        privileges.signal_as(self._uid, self._task, signal.SIGKILL if self._late else signal.SIGTERM)
+        self._late, self._deadline = True, now + _GRACE
+
+    def _forward(self, number: int, _frame: FrameType | None) -> None:
+        if self._task:
+            privileges.signal_as(self._uid, self._task, number)
+
+    def _let_go(self) -> None:
+        while self._passed:
+            os.close(self._passed.popitem()[1])
+
+    def _finish(self) -> bool:
+        """End what is left, pass the last output on, let the writer finish, wipe; True if nothing is left."""
+        self._let_go()
+        ended = cleanup.end_processes(self._uid)
+        self._pump.drain()
+        with suppress(ChildProcessError):
+            while True:
+                os.wait()
+        return cleanup.wipe(self._tasks, self._uid) and ended
+
+    def _describe(self, status: int) -> str:
+        if self._late:
+            return f"The task was ended after {self._spec.limits.seconds:.0f} seconds, the limit here."
+        if status < 0:
+            name = signal.Signals(-status).name
+            hint = " (out of memory, or killed)" if name == "SIGKILL" else ""
+            return f"The task was ended by {name}{hint}."
+        if status == EX_CANNOT_START:
+            return "The task could not be started; the executor's log says why."
+        return f"The task ended with status {status} without reporting its end."
+
+
+def _keep_only(wanted: set[int]) -> None:
+    """Close every other descriptor and let these survive exec."""
+    lowest = 0
+    for descriptor in sorted(wanted):
+        os.closerange(lowest, descriptor)
+        os.set_inheritable(descriptor, True)
+        lowest = descriptor + 1
+    os.closerange(lowest, os.sysconf("SC_OPEN_MAX"))
+
+
+def main(arguments: list[str]) -> int:
+    """Supervise the task described on standard input, or ``sweep DIRECTORY [UID]``."""
+    if arguments and arguments[0] == "sweep":
+        tasks = Path(arguments[1])
+        if len(arguments) > 2:
+            os.setgroups([int(arguments[2])])
+            return 0 if cleanup.wipe(tasks, int(arguments[2])) else 1
+        cleanup.ensure_root(tasks)
+        for uid in cleanup.sweep(tasks):
+            sys.stderr.write(f"Removed what task user {uid} had left.\n")
+        return 0
+    spec = TaskSpec.from_json(sys.stdin.buffer.read())
+    status, sentence = Supervisor(spec).run()
+    sys.stdout.write(json.dumps({"status": status, "sentence": sentence}) + "\n")
+    return status
