@@ -5,7 +5,7 @@
 #
 #   base-image.sh [--bootstrap]      --bootstrap: do not try a registry, and replace an image that exists
 #
-# FLOWERBED_MIRROR       Debian mirror to bootstrap from (default: the host's own, else deb.debian.org)
+# FLOWERBED_MIRROR       Debian mirror to bootstrap from (default: see debian-mirror.sh)
 # FLOWERBED_PULL_SECONDS how long a registry has to give its first answer (default 20)
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -32,20 +32,6 @@ pull() {
     wait "$pid" 2>/dev/null || status=$?
     rm -f "$log"
     return "$status"
-}
-
-# The mirror that the host's own apt uses, when the host is a Debian; a Debian derivative's mirror does not serve Debian.
-mirror() {
-    local found=""
-    if [ -n "${FLOWERBED_MIRROR:-}" ]; then
-        found=$FLOWERBED_MIRROR
-    elif grep -q '^ID=debian$' /etc/os-release 2>/dev/null; then
-        # shellcheck disable=SC2016  # apt's own placeholder
-        found=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' 'Component: main' 2>/dev/null |
-            grep -v security | head -n 1 || true)
-    fi
-    found=${found:-http://deb.debian.org/debian}
-    printf '%s\n' "${found%/}"
 }
 
 security_mirror() {
@@ -79,7 +65,7 @@ bootstrap() {
     local from security option
     command -v mmdebstrap >/dev/null || die "no registry answers and mmdebstrap is missing: apt-get install mmdebstrap debian-archive-keyring"
     [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || die "Debian's signing keys are missing: apt-get install debian-archive-keyring"
-    from=$(mirror)
+    from=$(scripts/debian-mirror.sh)
     security=$(security_mirror "$from")
     while read -r option; do
         [ -z "$option" ] || options+=(--aptopt="$option")

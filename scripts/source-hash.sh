@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# What each image is made of: one list of inputs per image, and the SHA-256 over their paths, modes and contents. An image carries
+# that sum as label flowerbed.source, so that `make up` can tell images that are older than the sources.
+#
+#   source-hash.sh IMAGE    postgres, nginx, tools, flower, app or samples: prints the sum
+#   source-hash.sh --env    prints FLOWERBED_SOURCE_<IMAGE>=<sum> for all, as compose/images.yaml wants them
+#   source-hash.sh --stale  prints the images of this version that are missing or older than the sources; exit 1 if any
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=versions.env
+. ./versions.env
+images="postgres nginx tools flower app samples"
+
+inputs() {
+    case $1 in
+        postgres) echo postgres/{Dockerfile,entrypoint.sh,postgresql.conf,pg_hba.conf,reconcile.sql} ;;
+        nginx | tools) echo nginx/Dockerfile ;;
+        flower) echo superlink/{Dockerfile,requirements.lock,flowerbed_superlink} supernode/flowerbed_supernode ;;
+        app) echo apps/{Dockerfile,requirements-"${FLOWERBED_TORCH:-cpu}".lock,flowerbed_app} supernode/flowerbed_executor ;;
+        samples) echo apps/{Dockerfile,requirements-cpu.lock,samples.py,seed} ;;
+        *) echo "source-hash: no image $1 (known: $images)" >&2; exit 2 ;;
+    esac
+}
+
+# .dockerignore decides what of the inputs reaches a build; byte code never does.
+sum() {
+    local paths
+    paths=$(inputs "$1")
+    # shellcheck disable=SC2086  # a list of paths without blanks
+    {
+        echo "$DEBIAN_SUITE $POSTGRES_MAJOR"
+        find $paths -type f ! -name '*.pyc' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum
+        find $paths -type f -perm -u+x ! -name '*.pyc' | LC_ALL=C sort
+    } | sha256sum | cut -d' ' -f1
+}
+
+built() {
+    docker image inspect --format '{{index .Config.Labels "flowerbed.source"}}' "flowerbed/$1:$FLOWERBED_VERSION$2" 2>/dev/null || true
+}
+
+stale() {
+    local image suffix found=0
+    for image in $images; do
+        suffix=""
+        [ "$image" != app ] || suffix=${FLOWERBED_APP_SUFFIX:-}
+        if [ "$(built "$image" "$suffix")" != "$(sum "$image")" ]; then
+            echo "$image"
+            found=1
+        fi
+    done
+    return "$found"
+}
+
+case ${1:-} in
+    --env) for image in $images; do echo "FLOWERBED_SOURCE_$(tr '[:lower:]' '[:upper:]' <<<"$image")=$(sum "$image")"; done ;;
+    --stale) stale ;;
+    "" | -*) sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+    *) sum "$1" ;;
+esac
