@@ -55,7 +55,7 @@ class _Loader(yaml.SafeLoader):
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:  # noqa: ANN401 - as in PyYAML
         try:
             return super().construct_object(node, deep)
-        except (ValueError, KeyError, AttributeError, TypeError) as error:  # `!!int north` and the like
+        except (ValueError, LookupError, AttributeError, TypeError) as error:  # `!!int north` and the like
             message = f"{show_value(node.value)} is no {node.tag.removeprefix('tag:yaml.org,2002:')}"
             raise yaml.constructor.ConstructorError(None, None, message, node.start_mark) from error
 

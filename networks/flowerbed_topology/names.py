@@ -79,6 +79,12 @@ def _node_value(value: Any) -> str | int | float | bool:  # noqa: ANN401 - whate
     return value
 
 
+def _filled(value: object) -> object:
+    if value in ([], ()):
+        raise ValueError("give at least one")
+    return value
+
+
 def memory_bytes(value: str) -> int:
     """The bytes in a size such as `512m` or `2g` (powers of 1,024)."""
     return int(value[:-1]) * _MEMORY_UNITS[value[-1]]
@@ -94,6 +100,8 @@ Memory = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,6}[mg]$")]
 Integer = Annotated[int, Field(strict=True)]
 Flag = Annotated[bool, Field(strict=True)]
 Number = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False)]
+# Not pydantic's min_length: that counts valid items only, and so reports a list of invalid ones as too short as well.
+Filled = BeforeValidator(_filled)
 Text = BeforeValidator(_text)
 NodeKey = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
 NodeValue = Annotated[str | int | float | bool, BeforeValidator(_node_value)]

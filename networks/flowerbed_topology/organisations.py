@@ -11,7 +11,19 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from .errors import Finding, refuse
-from .names import Flag, Integer, Label, Memory, NodeKey, NodeValue, Number, OrganisationName, Title, memory_bytes
+from .names import (
+    Filled,
+    Flag,
+    Integer,
+    Label,
+    Memory,
+    NodeKey,
+    NodeValue,
+    Number,
+    OrganisationName,
+    Title,
+    memory_bytes,
+)
 
 _KIT_KEYS = ("partition-id", "num-partitions")
 
@@ -126,4 +138,6 @@ class Federation(_Model):
     """A group of organisations that train together."""
 
     name: Label = Field(description="DNS label; the federation is @<consortium>/<name>.")
-    organisations: tuple[str, ...] = Field(min_length=1, description="Names of its organisations.")
+    organisations: Annotated[tuple[str, ...], Filled] = Field(
+        description="Names of its organisations.", json_schema_extra={"minItems": 1}
+    )

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from . import zones
 from .errors import Finding, refuse
-from .names import Domain, Integer, Label, StackName, Text, Title
+from .names import Domain, Filled, Integer, Label, StackName, Text, Title
 from .organisations import Budget, Data, Federation, Organisation, Resources, SiteSettings
 from .rules import across
 from .zones import MEMBERS, Networks, Zone
@@ -23,7 +23,7 @@ _PUBLIC_HOSTS = ("fleet", "superlink", "auth", "admin", "hub", "grafana")
 
 
 class Edge(BaseModel):
-    """Where the one way in is published."""
+    """The edge: NGINX, the only service with published ports."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -46,7 +46,7 @@ class Edge(BaseModel):
 
 
 class Authority(BaseModel):
-    """Lifetimes of certificates."""
+    """The certificate authority."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -141,8 +141,12 @@ class Topology(BaseModel):
     )
     edge: Edge = Field(Edge(), description="Where the one way in is published.")
     networks: Networks = Field(Networks(), description="Subnets of the Docker networks.")
-    organisations: tuple[Organisation, ...] = Field(min_length=1, description="Members, each with one site.")
-    federations: tuple[Federation, ...] = Field(min_length=1, description="Who trains with whom.")
+    organisations: Annotated[tuple[Organisation, ...], Filled] = Field(
+        description="Members, each with one site.", json_schema_extra={"minItems": 1}
+    )
+    federations: Annotated[tuple[Federation, ...], Filled] = Field(
+        description="Who trains with whom.", json_schema_extra={"minItems": 1}
+    )
     superlink: Resources = Field(Resources(memory="1g"), description="Limits of the SuperLink.")
     serverapp: Resources = Field(Resources(), description="Limits of the ServerApp executor.")
     ca: Authority = Field(Authority(), description="Lifetimes of certificates.")
