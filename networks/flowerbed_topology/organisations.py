@@ -35,9 +35,9 @@ class _Model(BaseModel):
 class Resources(_Model):
     """What a container may use at most."""
 
-    cpus: Number = Field(1.0, ge=0.1, le=1024, description="CPU cores; fractions are allowed.")
-    memory: Memory = Field("2g", description="Memory as 512m or 2g (powers of 1,024).")
-    pids: Integer = Field(512, ge=32, le=65536, description="Processes and threads.")
+    cpus: Number = Field(default=1.0, ge=0.1, le=1024, description="CPU cores; fractions are allowed.")
+    memory: Memory = Field(default="2g", description="Memory as 512m or 2g (powers of 1,024).")
+    pids: Integer = Field(default=512, ge=32, le=65536, description="Processes and threads.")
 
     @property
     def memory_bytes(self) -> int:
@@ -57,11 +57,12 @@ def _directory(value: str) -> str:
 class Data(_Model):
     """Where a site's rows come from: a share of the kit's sample table, or a directory on the host."""
 
-    sample: Literal["breast-cancer"] | None = Field(None, description="A table that ships with the kit.")
-    part: Integer | None = Field(None, ge=1, le=100, description="Which share of the sample, from 1.")
-    of: Integer | None = Field(None, ge=1, le=100, description="How many shares the sample is cut into.")
+    sample: Literal["breast-cancer"] | None = Field(default=None, description="A table that ships with the kit.")
+    part: Integer | None = Field(default=None, ge=1, le=100, description="Which share of the sample, from 1.")
+    of: Integer | None = Field(default=None, ge=1, le=100, description="How many shares the sample is cut into.")
     directory: Annotated[str, AfterValidator(_directory)] | None = Field(
-        None, description="Absolute path on the site's host, mounted read-only into the ClientApp executor alone."
+        default=None,
+        description="Absolute path on the site's host, mounted read-only into the ClientApp executor alone.",
     )
 
     @model_validator(mode="after")
@@ -100,8 +101,8 @@ class SiteSettings(_Model):
         description="Unique, from 1, and never given to another site again: it fixes subnets and partition.",
     )
     data: Data = Field(description="Where the rows come from.")
-    resources: Resources = Field(Resources(), description="Limits of the ClientApp executor.")
-    gpu: Flag = Field(False, description="Hand the host's NVIDIA GPUs to the ClientApp executor.")
+    resources: Resources = Field(default=Resources(), description="Limits of the ClientApp executor.")
+    gpu: Flag = Field(default=False, description="Hand the host's NVIDIA GPUs to the ClientApp executor.")
     node_config: dict[NodeKey, NodeValue] = Field(
         default_factory=dict, description="What ClientApps read as context.node_config, beside partition-id."
     )
@@ -121,8 +122,10 @@ class SiteSettings(_Model):
 class Budget(_Model):
     """What an organisation is willing to spend of (epsilon, delta) differential privacy on its rows, over all runs."""
 
-    epsilon: Number = Field(10.0, ge=0, description="Epsilon over all runs; 0 allows none.")
-    delta: Number = Field(1e-5, ge=0, lt=1, description="Delta over all runs; below one over the number of rows.")
+    epsilon: Number = Field(default=10.0, ge=0, description="Epsilon over all runs; 0 allows none.")
+    delta: Number = Field(
+        default=1e-5, ge=0, lt=1, description="Delta over all runs; below one over the number of rows."
+    )
 
 
 class Organisation(_Model):
@@ -131,7 +134,7 @@ class Organisation(_Model):
     name: OrganisationName = Field(description="DNS label; part of container, network and certificate names.")
     title: Title = Field(description="The organisation's name, O= of its certificates.")
     site: SiteSettings = Field(description="Its site.")
-    budget: Budget = Field(Budget(), description="Its privacy budget.")
+    budget: Budget = Field(default=Budget(), description="Its privacy budget.")
 
 
 class Federation(_Model):

@@ -28,10 +28,11 @@ class Edge(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     bind: Annotated[IPv4Address, Text] = Field(
-        IPv4Address("127.0.0.1"), description="Host address of the published ports; loopback only until people log in."
+        default=IPv4Address("127.0.0.1"),
+        description="Host address of the published ports; loopback only until people log in.",
     )
-    https_port: Integer = Field(443, ge=1, le=65535, description="Port of every URL, inside Docker too.")
-    http_port: Integer = Field(80, ge=1, le=65535, description="Redirects to HTTPS.")
+    https_port: Integer = Field(default=443, ge=1, le=65535, description="Port of every URL, inside Docker too.")
+    http_port: Integer = Field(default=80, ge=1, le=65535, description="Redirects to HTTPS.")
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
@@ -50,8 +51,8 @@ class Authority(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    root_years: Integer = Field(10, ge=2, le=30, description="Years that the root certificate is valid.")
-    leaf_days: Integer = Field(397, ge=1, le=397, description="Days that every other certificate is valid.")
+    root_years: Integer = Field(default=10, ge=2, le=30, description="Years that the root certificate is valid.")
+    leaf_days: Integer = Field(default=397, ge=1, le=397, description="Days that every other certificate is valid.")
 
 
 @dataclass(frozen=True)
@@ -133,23 +134,27 @@ class Topology(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", title="flowerbed federation")
 
-    name: StackName = Field("flowerbed", description="Prefix of every container, network and volume on the host.")
-    title: Title = Field("Flowerbed Consortium", description="The consortium's name, O= of its certificates.")
-    consortium: Label = Field("flowerbed", description="First half of federation ids: @<consortium>/<federation>.")
-    domain: Domain = Field(
-        "flowerbed.localhost", description="Public names are below it: fleet., superlink. and so on."
+    name: StackName = Field(
+        default="flowerbed", description="Prefix of every container, network and volume on the host."
     )
-    edge: Edge = Field(Edge(), description="Where the one way in is published.")
-    networks: Networks = Field(Networks(), description="Subnets of the Docker networks.")
+    title: Title = Field(default="Flowerbed Consortium", description="The consortium's name, O= of its certificates.")
+    consortium: Label = Field(
+        default="flowerbed", description="First half of federation ids: @<consortium>/<federation>."
+    )
+    domain: Domain = Field(
+        default="flowerbed.localhost", description="Public names are below it: fleet., superlink. and so on."
+    )
+    edge: Edge = Field(default=Edge(), description="Where the one way in is published.")
+    networks: Networks = Field(default=Networks(), description="Subnets of the Docker networks.")
     organisations: Annotated[tuple[Organisation, ...], Filled] = Field(
         description="Members, each with one site.", json_schema_extra={"minItems": 1}
     )
     federations: Annotated[tuple[Federation, ...], Filled] = Field(
         description="Who trains with whom.", json_schema_extra={"minItems": 1}
     )
-    superlink: Resources = Field(Resources(memory="1g"), description="Limits of the SuperLink.")
-    serverapp: Resources = Field(Resources(), description="Limits of the ServerApp executor.")
-    ca: Authority = Field(Authority(), description="Lifetimes of certificates.")
+    superlink: Resources = Field(default=Resources(memory="1g"), description="Limits of the SuperLink.")
+    serverapp: Resources = Field(default=Resources(), description="Limits of the ServerApp executor.")
+    ca: Authority = Field(default=Authority(), description="Lifetimes of certificates.")
 
     @model_validator(mode="after")
     def _rules(self) -> Self:

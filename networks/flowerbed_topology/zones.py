@@ -53,18 +53,24 @@ class Networks(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    services: Subnet = Field(IPv4Network("172.20.0.0/16"), description="Edge, SuperLink and what joins them later.")
-    clients: Subnet = Field(IPv4Network("172.21.0.0/16"), description="Edge and the sites' gateways.")
-    monitoring: Subnet = Field(IPv4Network("172.22.0.0/16"), description="Monitoring; kept free until it is there.")
+    services: Subnet = Field(
+        default=IPv4Network("172.20.0.0/16"), description="Edge, SuperLink and what joins them later."
+    )
+    clients: Subnet = Field(default=IPv4Network("172.21.0.0/16"), description="Edge and the sites' gateways.")
+    monitoring: Subnet = Field(
+        default=IPv4Network("172.22.0.0/16"), description="Monitoring; kept free until it is there."
+    )
     sites: Subnet = Field(
-        IPv4Network("172.23.0.0/16"),
+        default=IPv4Network("172.23.0.0/16"),
         description="Each site takes a /24 by its number: the lower half for gateway and SuperNode, the upper for "
         "SuperNode and ClientApp executor.",
     )
-    notebooks: Subnet = Field(IPv4Network("172.24.0.0/16"), description="Researchers' side of the edge.")
-    data: Subnet = Field(IPv4Network("172.25.0.0/24"), description="PostgreSQL and its clients.")
-    serverapp: Subnet = Field(IPv4Network("172.26.0.0/24"), description="ServerApp executor and SuperLink.")
-    edge: Subnet = Field(IPv4Network("172.27.0.0/24"), description="The edge alone; the one with published ports.")
+    notebooks: Subnet = Field(default=IPv4Network("172.24.0.0/16"), description="Researchers' side of the edge.")
+    data: Subnet = Field(default=IPv4Network("172.25.0.0/24"), description="PostgreSQL and its clients.")
+    serverapp: Subnet = Field(default=IPv4Network("172.26.0.0/24"), description="ServerApp executor and SuperLink.")
+    edge: Subnet = Field(
+        default=IPv4Network("172.27.0.0/24"), description="The edge alone; the one with published ports."
+    )
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
