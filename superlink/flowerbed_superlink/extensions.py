@@ -1,0 +1,51 @@
+"""The module that Flower finds as `flwr.ee.superlink.extensions`: middleware, routes and lifespan; none of their work.
+
+The gate is the outermost middleware, through Flower's hook. The check of submissions must run *after* Flower has
+authenticated and parsed a request, for which there is no hook: `configure_app` adds it as the innermost one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.routing import RouteContext, iter_route_contexts
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware
+
+from flowerbed_superlink.artifacts import router
+from flowerbed_superlink.gate import Gate
+from flowerbed_superlink.health import prove_alive
+from flowerbed_superlink.material import Material
+from flowerbed_superlink.routes import check_routes
+from flowerbed_superlink.settings import settings
+from flowerbed_superlink.submissions import check_submission
+
+LifespanContext = Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, Any] | None]]
+
+
+def get_middleware() -> tuple[Middleware, ...]:
+    """Return the gate; Flower puts it in front of everything of its own."""
+    return (Middleware(Gate, material=Material(settings().secrets, settings().config)),)
+
+
+def configure_app(app: FastAPI) -> None:
+    """Add our routes and the innermost middleware, then compare the app's routes with the allow-list.
+
+    Raises:
+        StartupError: Flower has a route that we do not know, or lacks one that we need.
+    """
+    app.include_router(router)
+    app.user_middleware.append(Middleware(BaseHTTPMiddleware, dispatch=check_submission))
+    check_routes(path for context in iter_route_contexts(app.routes) if (path := _path(context)))
+
+
+def get_lifespan_contexts() -> tuple[LifespanContext, ...]:
+    """Return what runs as long as the SuperLink serves."""
+    return (prove_alive,)
+
+
+def _path(context: RouteContext) -> str:
+    return str(context.path or getattr(context.route, "path", ""))

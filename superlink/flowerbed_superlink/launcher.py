@@ -1,0 +1,219 @@
+"""Start Flower's SuperLink with our hooks, and refuse to serve unless they are the ones in force.
+
+Not a SuperLink of our own: Flower's entry point runs as it is, with arguments built from the environment. Two seams are
+used around it, each asserted against the pinned version: the modules `flwr.ee…` in `sys.modules` (so that the SuperNode
+and the CLI in the same virtual environment stay stock), and the `uvicorn` that the entry point calls.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import signal
+import sys
+import time
+from importlib import import_module
+from importlib.metadata import version
+from types import FrameType, ModuleType
+from typing import TYPE_CHECKING, Any, cast
+
+import psycopg
+from sqlalchemy.engine import make_url
+
+from flowerbed_superlink import hooks
+from flowerbed_superlink.errors import StartupError
+from flowerbed_superlink.log import event
+from flowerbed_superlink.settings import Settings, settings
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+FLWR_VERSION = "1.41.0"
+RETRY_S = 2.0
+_QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
+_FILES = ("tls.crt", "tls.key", "ca.crt", "crl.pem", "pgpass", "edge.token", "superexec.secret")
+
+
+def main() -> int:
+    """Run the SuperLink; return the exit code. A start-up error is one sentence on standard error, and 2."""
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        run()
+    except StartupError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    return 0
+
+
+def run() -> None:
+    """Check, wait for the database, and hand over to Flower until it is stopped.
+
+    Raises:
+        StartupError: something is missing or wrong; nothing was served.
+    """
+    os.environ.update(_QUIET)
+    config = settings()
+    check_version()
+    check_files(config)
+    wait_for_database(config)
+    register_hooks()
+    serve(config)
+
+
+def check_version() -> None:
+    """Check that flwr is the version whose seams we know.
+
+    Raises:
+        StartupError: it is another one.
+    """
+    if (found := version("flwr")) != FLWR_VERSION:
+        raise StartupError(f"flowerbed is made for flwr {FLWR_VERSION}, found {found}: install the pinned version.")
+
+
+def check_files(config: Settings) -> None:
+    """Check that every mounted file can be read.
+
+    Raises:
+        StartupError: one cannot.
+    """
+    paths = [config.secrets / name for name in _FILES] + [config.config / "federation.json"]
+    for path in paths:
+        if not os.access(path, os.R_OK):
+            raise StartupError(f"{path} is missing or not readable for user {os.getuid()}: run `make up` again.")
+
+
+def wait_for_database(config: Settings) -> None:
+    """Return once PostgreSQL lets us in, with a line in the log for each try.
+
+    Raises:
+        StartupError: it has not within FLOWERBED_DATABASE_WAIT seconds.
+    """
+    from flowerbed_superlink.state import connect_arguments
+
+    end = time.monotonic() + config.database_wait_s
+    while True:
+        try:
+            _connect(config.database, connect_arguments(config.secrets))
+        except psycopg.Error as error:
+            problem = " ".join(str(error).split())
+            if time.monotonic() >= end:
+                raise StartupError(f"The database does not let the SuperLink in: {problem}.") from error
+            event("database-wait", error=problem, retry_s=RETRY_S)
+            time.sleep(RETRY_S)
+        else:
+            return
+
+
+def register_hooks() -> None:
+    """Put our modules where Flower looks for `flwr.ee`; Flower's superlink modules must not have been imported yet.
+
+    Raises:
+        StartupError: something else is there already, or Flower has fallen back already.
+    """
+    early = {"flwr.superlink.main", "flwr.superlink.config_loader", "flwr.superlink.cli.flower_superlink"}
+    if loaded := sorted(early & set(sys.modules)):
+        raise StartupError(f"{', '.join(loaded)} was imported before flowerbed's hooks were in place.")
+    sys.modules["flwr.ee"] = hooks
+    from flowerbed_superlink import accounts, extensions
+
+    sys.modules["flwr.ee.utils"] = accounts
+    sys.modules["flwr.ee.superlink.extensions"] = extensions
+
+
+def arguments(config: Settings) -> list[str]:
+    """Return the arguments of `flower-superlink`."""
+    secrets = config.secrets
+    options = {
+        "--host": config.host,
+        "--port": str(config.port),
+        "--ssl-certfile": str(secrets / "tls.crt"),
+        "--ssl-keyfile": str(secrets / "tls.key"),
+        "--ssl-ca-certfile": str(secrets / "ca.crt"),
+        "--isolation": "process",
+        "--superexec-auth-secret-file": str(secrets / "superexec.secret"),
+        "--database": config.database,
+        "--artifact-provider-config": str(config.results),
+    }
+    flags = ["--enable-supernode-auth", "--disable-runtime-dependency-installation"]
+    flags += ["--enable-event-log"] if config.event_log else []
+    return ["flower-superlink", *(word for option in options.items() for word in option), *flags]
+
+
+def serve(config: Settings) -> None:
+    """Run Flower's entry point.
+
+    Raises:
+        StartupError: the database refused Flower's migrations, or our hooks are not in force.
+    """
+    from sqlalchemy.exc import SQLAlchemyError
+
+    # flwr.superlink.cli exports a function under the module's own name
+    entry: Any = import_module("flwr.superlink.cli.flower_superlink")
+    entry.uvicorn = BoundedUvicorn(entry.uvicorn, config.stop_s)
+    sys.argv = arguments(config)
+    try:
+        entry.flower_superlink()
+    except SQLAlchemyError as error:
+        raise StartupError(f"The database refused Flower's schema: {' '.join(str(error).split())}.") from error
+
+
+class BoundedUvicorn:
+    """Stands where the entry point calls `uvicorn.run`: checks what came of our hooks, and bounds a graceful stop."""
+
+    def __init__(self, uvicorn: ModuleType, stop_s: int) -> None:
+        if "timeout_graceful_shutdown" not in inspect.signature(uvicorn.run).parameters:
+            raise StartupError("The installed uvicorn cannot bound a graceful stop: install the pinned versions.")
+        self._uvicorn, self._stop_s = uvicorn, stop_s
+
+    def run(self, app: FastAPI, **options: Any) -> None:  # noqa: ANN401  uvicorn's own options
+        """Serve, once everything is known to be in force.
+
+        Raises:
+            StartupError: Flower has fallen back to something of its own.
+        """
+        check_in_force(app)
+        if "timeout_graceful_shutdown" in options or options.get("workers") != 1:
+            raise StartupError("Flower calls uvicorn in another way than flwr 1.41.0 does: install the pinned version.")
+        event("serving", host=options["host"], port=options["port"], flwr=FLWR_VERSION)
+        self._uvicorn.run(app, **options, timeout_graceful_shutdown=self._stop_s, server_header=False)
+
+
+def check_in_force(app: FastAPI) -> None:
+    """Check that Flower uses our plugins: a missing name makes it fall back without a word.
+
+    Raises:
+        StartupError: naming what is not ours.
+    """
+    from flowerbed_superlink.artifacts import ResultsProvider
+    from flowerbed_superlink.federations import FlowerbedFederationManager
+    from flowerbed_superlink.gate import Gate
+    from flowerbed_superlink.state import PostgresLinkState, PostgresObjectStore
+    from flowerbed_superlink.submissions import check_submission
+
+    state = app.state.linkstate_factory.state()
+    checks = {
+        "LinkState": type(state) is PostgresLinkState,
+        "ObjectStore": type(state.object_store) is PostgresObjectStore,
+        "one database for both": state.database_url == getattr(state.object_store, "database_url", None),
+        "federation manager": type(state.federation_manager) is FlowerbedFederationManager,
+        "artifact provider": type(app.state.artifact_provider) is ResultsProvider,
+        "gate as outermost middleware": app.user_middleware[0].cls is cast("object", Gate),
+        "check of submissions as innermost": app.user_middleware[-1].kwargs.get("dispatch") is check_submission,
+        "SuperNode authentication": app.state.enable_supernode_auth is True,
+        "SuperExec secret": bool(app.state.superexec_auth_secret),
+    }
+    if wrong := [name for name, holds in checks.items() if not holds]:
+        raise StartupError(f"Flower does not use flowerbed's {', '.join(wrong)}: its hooks have changed.")
+
+
+def _connect(url: str, arguments: dict[str, Any]) -> None:
+    parts = make_url(url)
+    with psycopg.connect(
+        host=parts.host, port=parts.port or 5432, user=parts.username, dbname=parts.database, **arguments
+    ) as connection:
+        connection.execute("SELECT 1")
+
+
+def _stop(_signal: int, _frame: FrameType | None) -> None:
+    """End before uvicorn serves (it takes over SIGTERM then): PID 1 would otherwise ignore the signal."""
+    sys.exit(128 + signal.SIGTERM)

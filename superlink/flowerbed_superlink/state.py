@@ -1,0 +1,143 @@
+"""Flower's LinkState and ObjectStore on PostgreSQL; not a schema of our own (Flower's migrations run as they are).
+
+The three overrides that Flower leaves to a PostgreSQL backend, one connection set-up for every engine, and NUL bytes
+taken out of every text parameter: PostgreSQL refuses what SQLite stored, and a task's log may hold any byte.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from flwr.server.superlink.linkstate import LinkStateFactory
+from flwr.server.superlink.linkstate.linkstate import LinkState
+from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
+from flwr.supercore.constant import TaskType
+from flwr.supercore.object_store import ObjectStoreFactory
+from flwr.supercore.object_store.object_store import ObjectStore
+from flwr.supercore.object_store.sql_object_store import SqlObjectStore
+from flwr.supercore.sql_mixin import SqlMixin
+from psycopg.abc import Buffer
+from psycopg.types.string import StrBinaryDumper, StrDumper, StrDumperUnknown
+from sqlalchemy.dialects.postgresql import Insert, insert
+
+from flowerbed_superlink.settings import settings
+
+CONNECT_TIMEOUT_S = 5
+POOL_SIZE, POOL_OVERFLOW, POOL_TIMEOUT_S = 5, 15, 10
+
+
+class _NulFreeText(StrDumperUnknown):
+    def dump(self, obj: str) -> Buffer | None:
+        return super().dump(obj.replace("\x00", ""))
+
+
+class _NulFreeTypedText(StrDumper):
+    def dump(self, obj: str) -> Buffer | None:
+        return super().dump(obj.replace("\x00", ""))
+
+
+class _NulFreeBinary(StrBinaryDumper):
+    def dump(self, obj: str) -> Buffer | None:
+        return super().dump(obj.replace("\x00", ""))
+
+
+def register_nul_free_text() -> None:
+    """Have psycopg strip NUL (0x00) from every text parameter; call before the first engine is made.
+
+    Source: psycopg 3, "Data adaptation configuration", whose order of registration is kept: the last is the default.
+    """
+    for dumper in (_NulFreeBinary, _NulFreeTypedText, _NulFreeText):
+        psycopg.adapters.register_dumper(str, dumper)
+
+
+def connect_arguments(secrets: Path) -> dict[str, Any]:
+    """Return libpq's parameters: verified TLS, the password from a file, UTC, and a dead server noticed in seconds."""
+    return {
+        "passfile": str(secrets / "pgpass"),
+        "sslmode": "verify-full",
+        "sslrootcert": str(secrets / "ca.crt"),
+        "options": "-c timezone=UTC",
+        "application_name": "superlink",
+        "connect_timeout": CONNECT_TIMEOUT_S,
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 15_000,
+    }
+
+
+class PostgresMixin(SqlMixin):
+    """What Flower's SQL states need to run on PostgreSQL; goes first in the MRO."""
+
+    allowed_dialects = frozenset({"postgresql"})
+
+    def dialect_insert(self, table: Any) -> Insert:  # noqa: ANN401  as Flower has it
+        """Return PostgreSQL's INSERT, which knows ON CONFLICT."""
+        return insert(table)
+
+    @property
+    def select_lock_sql(self) -> str:
+        """Return the clause with which two claims at once take different rows."""
+        return "FOR UPDATE SKIP LOCKED"
+
+    def initialize(self, log_queries: bool = False, **engine_kwargs: Any) -> list[str]:  # noqa: ANN401  as Flower has it
+        """Connect and migrate, with connections that are tested before use."""
+        register_nul_free_text()
+        defaults: dict[str, Any] = {
+            "connect_args": connect_arguments(settings().secrets),
+            "pool_pre_ping": True,
+            "pool_size": POOL_SIZE,
+            "max_overflow": POOL_OVERFLOW,
+            "pool_timeout": POOL_TIMEOUT_S,
+        }
+        return super().initialize(log_queries, **(defaults | engine_kwargs))
+
+
+class PostgresObjectStore(PostgresMixin, SqlObjectStore):
+    """Flower's ObjectStore on PostgreSQL."""
+
+
+class PostgresLinkState(PostgresMixin, SqlLinkState):
+    """Flower's LinkState on PostgreSQL, which starts ServerApps and nothing else."""
+
+    def create_run(self, *args: Any, **kwargs: Any) -> int:  # noqa: ANN401  as Flower has it
+        """Create a run.
+
+        Raises:
+            ValueError: the run's first task would not be a ServerApp; Flower shows it as an invalid run configuration.
+        """
+        task_type = kwargs.get("primary_task_type", args[7] if len(args) > 7 else None)  # its position
+        if task_type != TaskType.SERVER_APP:
+            raise ValueError(f"this federation runs ServerApps only, not {task_type}")
+        return super().create_run(*args, **kwargs)
+
+
+class PostgresObjectStoreFactory(ObjectStoreFactory):
+    """Make the one ObjectStore of this process."""
+
+    def store(self) -> ObjectStore:
+        """Return the ObjectStore, connected and migrated."""
+        with self._store_lock:
+            if self.store_instance is None:
+                store = PostgresObjectStore(self.database)
+                store.initialize()
+                self.store_instance = store
+            return self.store_instance
+
+
+class PostgresLinkStateFactory(LinkStateFactory):
+    """Make the one LinkState of this process."""
+
+    def state(self) -> LinkState:
+        """Return the LinkState, connected and migrated; it shares transactions with the store through an equal URL."""
+        if self.state_instance is not None:
+            return self.state_instance
+        with self._state_lock:
+            if self.state_instance is None:
+                store = self.objectstore_factory.store()
+                state = PostgresLinkState(self.database, self.federation_manager, store)
+                state.initialize()
+                self.state_instance = state
+            return self.state_instance

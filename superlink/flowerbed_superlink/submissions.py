@@ -1,0 +1,125 @@
+"""What Flower's handlers would accept and we do not, checked after authentication and parsing; not who may call.
+
+Also two answers that Flower has no hook for: an unfinished run's results, and 503 while the database is away.
+"""
+
+from __future__ import annotations
+
+import io
+import tomllib
+import zipfile
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import HTTPException, Request, Response
+from flwr.common.constant import Status
+from flwr.proto.control_pb2 import PullArtifactsRequest, PullArtifactsResponse, StartRunRequest
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware.base import RequestResponseEndpoint
+
+from flowerbed_superlink.log import event
+
+COMPONENTS = frozenset({"serverapp", "clientapp"})
+# Flower reads a bundle's pyproject.toml whole: bounded here, so that a small bundle cannot unpack to gigabytes.
+MAX_PYPROJECT, MAX_PYPROJECT_PACKED = 256 * 1024, 64 * 1024
+
+_DATABASE_AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeoutError)
+
+
+class BundleError(ValueError):
+    """An app bundle is not one that this federation starts; the message is a sentence for the researcher."""
+
+
+async def check_submission(request: Request, call_next: RequestResponseEndpoint) -> Response:
+    """Refuse what must not start, answer `flwr pull` of an unfinished run, and say 503 when the database is away."""
+    message = getattr(request.state, "protobuf_request", None)
+    try:
+        if isinstance(message, StartRunRequest):
+            await run_in_threadpool(_check_start_run, message)
+        if isinstance(message, PullArtifactsRequest) and await run_in_threadpool(_pull_unfinished, request, message):
+            return Response()
+        return await call_next(request)
+    except _DATABASE_AWAY as error:
+        event("database-away", path=request.url.path, error=str(error).splitlines()[0])
+        raise HTTPException(
+            HTTPStatus.SERVICE_UNAVAILABLE, "The SuperLink's database does not answer, try again.", {"Retry-After": "3"}
+        ) from error
+
+
+def _check_start_run(message: StartRunRequest) -> None:
+    try:
+        check_request(message)
+    except BundleError as error:
+        event("submission-refused", why=str(error))
+        raise HTTPException(HTTPStatus.BAD_REQUEST, str(error)) from error
+
+
+def check_request(message: StartRunRequest) -> None:
+    """Check that a run is one bundle, sent with the request.
+
+    Raises:
+        BundleError: it is not.
+    """
+    if message.app_spec:
+        raise BundleError("Apps from a hub are not started here: run the app's own directory.")
+    if message.connector_ids or message.connector_refs:
+        raise BundleError("Connectors are not offered here.")
+    check_bundle(message.fab.content)
+
+
+def check_bundle(content: bytes) -> None:
+    """Check that an app bundle declares a ServerApp and a ClientApp and nothing else.
+
+    Raises:
+        BundleError: it does not, or cannot be read.
+    """
+    app = _table(_table(_table(_pyproject(content), "tool"), "flwr"), "app")
+    components = set(_table(app, "components"))
+    if extra := components - COMPONENTS:
+        raise BundleError(
+            f"This federation runs a serverapp and a clientapp only: take {', '.join(sorted(extra))} "
+            "out of [tool.flwr.app.components] in pyproject.toml."
+        )
+    if missing := COMPONENTS - components:
+        raise BundleError(f"pyproject.toml names no {' and no '.join(sorted(missing))} in [tool.flwr.app.components].")
+
+
+def _pyproject(content: bytes) -> Mapping[str, Any]:
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as bundle:
+            entry = bundle.getinfo("pyproject.toml")
+            _check_packing(entry)
+            return tomllib.loads(bundle.open(entry).read(MAX_PYPROJECT).decode())
+    except BundleError:
+        raise
+    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, NotImplementedError, RuntimeError, OSError) as error:
+        raise BundleError("The app bundle is not a readable archive with a valid pyproject.toml.") from error
+
+
+def _check_packing(entry: zipfile.ZipInfo) -> None:
+    if entry.file_size > MAX_PYPROJECT or entry.compress_size > MAX_PYPROJECT_PACKED:
+        raise BundleError(f"The bundle's pyproject.toml is larger than {MAX_PYPROJECT // 1024} KiB.")
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise BundleError("The bundle's pyproject.toml is packed in a way that is not accepted.")
+
+
+def _table(parent: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = parent.get(name)
+    if not isinstance(value, Mapping):
+        raise BundleError(f"The bundle's pyproject.toml has no table {name!r} where Flower expects it.")
+    return value
+
+
+def _pull_unfinished(request: Request, message: PullArtifactsRequest) -> bool:
+    """Answer for one's own run that has not finished; Flower answers for all others, or refuses."""
+    runs = request.app.state.linkstate_factory.state().get_run_info(run_ids=[message.run_id])
+    account, provider = request.state.account, request.app.state.artifact_provider
+    if not runs or runs[0].status.status == Status.FINISHED or not runs[0].flwr_aid:
+        return False
+    if runs[0].flwr_aid != account.flwr_aid:
+        return False
+    request.state.protobuf_response = PullArtifactsResponse(url=provider.get_url(message.run_id))
+    return True
