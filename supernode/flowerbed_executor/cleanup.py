@@ -135,18 +135,21 @@ def _remove_if_owned(uid: int, path: Path) -> None:
 def _remove_ipc(uid: int) -> None:
     """Remove System V shared memory, message queues and semaphores of ``uid`` (proc(5), ipc(2))."""
     libc, remove = ctypes.CDLL(None), 0
-    calls = {
-        "shm": lambda number: libc.shmctl(number, remove, None),
-        "msg": lambda number: libc.msgctl(number, remove, None),
-        "sem": lambda number: libc.semctl(number, 0, remove),
-    }
-    for kind, call in calls.items():
-        try:
-            heading, *rows = Path("/proc/sysvipc", kind).read_text().splitlines()
-        except OSError:
-            continue
-        columns = heading.split()
-        for row in rows:
-            values = dict(zip(columns, row.split(), strict=True))
-            if int(values["uid"]) == uid:
-                call(int(values[f"{kind}id"]))
+    for kind in ("shm", "msg", "sem"):
+        for number in _ipc_of(uid, kind):
+            if kind == "sem":
+                libc.semctl(number, 0, remove)
+            else:
+                getattr(libc, f"{kind}ctl")(number, remove, None)
+
+
+def _ipc_of(uid: int, kind: str) -> Iterator[int]:
+    try:
+        heading, *rows = Path("/proc/sysvipc", kind).read_text().splitlines()
+    except OSError:
+        return
+    columns = heading.split()
+    for row in rows:
+        values = dict(zip(columns, row.split(), strict=True))
+        if int(values["uid"]) == uid:
+            yield int(values[f"{kind}id"])

@@ -11,7 +11,7 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from .spec import RESULTS_GROUP, Limits
 
@@ -20,6 +20,22 @@ _SUM = re.compile(r"[0-9a-f]{64}")
 _HEADER_BYTES = 4096
 _CHUNK = 1024 * 1024
 SUMS = "SHA256SUMS"
+
+
+class Connection(Protocol):
+    """What a connection to the task must offer; reads and writes are complete (`io.BufferedRWPair`)."""
+
+    def readline(self, size: int, /) -> bytes:
+        """Read one line."""
+
+    def read(self, size: int, /) -> bytes:
+        """Read so many bytes, fewer at the end."""
+
+    def write(self, data: bytes, /) -> int:
+        """Write."""
+
+    def flush(self) -> None:
+        """Send what was written."""
 
 
 class RefusedError(Exception):
@@ -36,7 +52,7 @@ class ResultsWriter:
     def __init__(self, directory: Path, limits: Limits, group: int = RESULTS_GROUP) -> None:
         self._directory, self._limits, self._group = directory, limits, group
 
-    def serve(self, stream: BinaryIO) -> None:
+    def serve(self, stream: Connection) -> None:
         """Answer requests until the task closes its end or sends what cannot be understood."""
         while header := stream.readline(_HEADER_BYTES):
             try:
@@ -46,7 +62,7 @@ class ResultsWriter:
                 return
             _reply(stream, answer)
 
-    def _answer(self, header: bytes, stream: BinaryIO) -> dict[str, object]:
+    def _answer(self, header: bytes, stream: Connection) -> dict[str, object]:
         name, size, expected = _parse(header)
         try:
             self._check(name, size)
@@ -76,7 +92,7 @@ class ResultsWriter:
             return 0
         return sum(entry.stat().st_size for entry in os.scandir(self._directory) if entry.is_file())
 
-    def _store(self, name: str, size: int, expected: str, stream: BinaryIO) -> None:
+    def _store(self, name: str, size: int, expected: str, stream: Connection) -> None:
         """Write, sync, compare, rename, and only then name the file in SHA256SUMS."""
         self._ensure_directory()
         temporary = self._directory / f".{name}.part"
@@ -122,8 +138,9 @@ class ResultsWriter:
     def _ensure_directory(self) -> None:
         for path in (self._directory.parent, self._directory):
             path.mkdir(exist_ok=True)
-            os.chown(path, -1, self._group)
-            path.chmod(0o750)
+            if path.stat().st_gid != self._group:
+                os.chown(path, -1, self._group)
+                path.chmod(0o750)
         _sync_directory(self._directory.parent)
 
 
@@ -148,19 +165,19 @@ def _parse(header: bytes) -> tuple[str, int, str]:
     return name, size, expected
 
 
-def _read(stream: BinaryIO, count: int) -> bytes:
+def _read(stream: Connection, count: int) -> bytes:
     chunk = stream.read(count)
     if not chunk:
         raise BrokenError("The connection ended in the middle of a result.")
     return chunk
 
 
-def _discard(stream: BinaryIO, size: int) -> None:
+def _discard(stream: Connection, size: int) -> None:
     while size:
         size -= len(_read(stream, min(_CHUNK, size)))
 
 
-def _reply(stream: BinaryIO, answer: dict[str, object]) -> None:
+def _reply(stream: Connection, answer: dict[str, object]) -> None:
     try:
         stream.write(json.dumps(answer, ensure_ascii=False).encode() + b"\n")
         stream.flush()

@@ -70,7 +70,7 @@ def load(role_name: str, environment: Mapping[str, str]) -> Settings:
     role, defaults, places = ROLES[role_name], Limits(), Directories()
     return Settings(
         role=role,
-        runtime_api=environment.get("FLOWERBED_RUNTIME_API", role.runtime_api),
+        runtime_api=environment.get("FLOWERBED_RUNTIME_ADDRESS", role.runtime_api),
         secrets=Path(environment.get("FLOWERBED_SECRETS", "/secrets")),
         alive=Path(environment.get("FLOWERBED_ALIVE", "/run/flowerbed/alive")),
         drain_seconds=_number(environment, "FLOWERBED_DRAIN_SECONDS", role.drain_seconds),

@@ -1,1 +1,4 @@
-"""Part of flowerbed: flowerbed_supernode."""
+"""Starts Flower's own SuperNode at a site, configured from the environment, and ends when it no longer does its work.
+
+Not for researchers' code: that runs in another container (``flowerbed_executor``).
+"""

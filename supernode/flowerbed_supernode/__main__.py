@@ -1,0 +1,71 @@
+"""``python -m flowerbed_supernode``: Flower's SuperNode at a site.
+
+Exit status: 0 after SIGTERM, 2 if it cannot start (one sentence says why), 1 if it ended by itself, so that Docker
+starts it again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+from . import pinned
+from .settings import Settings, SettingsError, check, load
+
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
+
+
+def prepare() -> None:
+    """Keep telemetry, update checks and proxies away from Flower: the gateway is the only way out."""
+    for name in _PROXIES:
+        os.environ.pop(name, None)
+    os.environ.update(FLWR_TELEMETRY_ENABLED="0", FLWR_DISABLE_UPDATE_CHECK="1")
+
+
+def run(settings: Settings) -> tuple[int, str]:
+    """Run the SuperNode until it ends; return the exit status and why it ended."""
+    from flwr.supernode.cli import flower_supernode
+
+    from . import liveness, replies, routes, stop
+
+    graceful = stop.GracefulStop(settings.drain_seconds)
+    routes.install()
+    replies.install()
+    liveness.install(liveness.Liveness(settings.alive))
+    stop.install(graceful)
+    sys.argv = settings.arguments()
+    try:
+        flower_supernode()
+    except SystemExit as end:
+        if graceful.asked and not end.code:
+            return 0, "Stopped."
+        # Flower also exits with 0 when the SuperLink refuses its key, by interrupting itself.
+        return 1, "Flower has ended the SuperNode."
+    except BaseException:
+        logging.getLogger("flowerbed.supernode").exception("The SuperNode failed")
+        return 1, "The SuperNode failed."
+    return 1, "The main loop has ended."
+
+
+def main() -> None:
+    """Start the SuperNode and end with its status, whatever threads are left."""
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        prepare()
+        settings = load(os.environ)
+        check(settings)
+        pinned.check()
+    except (SettingsError, pinned.PinError) as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(2)
+    code, why = run(settings)
+    sys.stderr.write(f"{why}\n")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

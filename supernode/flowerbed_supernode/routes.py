@@ -1,0 +1,62 @@
+"""Which routes of the SuperNode's Runtime API exist: those that SuperExec and a ClientApp need, and no other.
+
+Flower's SuperNode has no hook for middleware, so its `create_app` is wrapped (`install`).
+"""
+
+from __future__ import annotations
+
+from functools import wraps
+from importlib import import_module
+from typing import Any
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+ALLOWED = frozenset(
+    {("GET", "/health"), ("HEAD", "/health")}
+    | {
+        ("POST", f"/v1/runtime/{name}")
+        for name in (
+            "acquire-task",
+            "send-task-heartbeat",
+            "pull-task-input",
+            "push-task-output",
+            "pull-messages",
+            "push-messages",
+            "pull-object",
+            "push-object",
+            "confirm-message-received",
+        )
+    }
+)
+"""Not here, so refused: create-task, task messages, connectors, automations, agents' events, responses, the docs."""
+
+
+class AllowedRoutes:
+    """Outermost middleware: 404 for every request that is not exactly an allowed method and path."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on or refuse it."""
+        if scope["type"] == "lifespan" or (scope["type"] == "http" and (scope["method"], scope["path"]) in ALLOWED):
+            await self._app(scope, receive, send)
+        elif scope["type"] == "http":
+            await send({"type": "http.response.start", "status": 404, "headers": [(b"content-length", b"0")]})
+            await send({"type": "http.response.body", "body": b""})
+        else:
+            await send({"type": "websocket.close", "code": 1000})
+
+
+def install() -> None:
+    """Wrap the `create_app` that `flower-supernode` imports when it starts its Runtime API."""
+    module = import_module("flwr.supernode.main")
+    create_app = module.create_app
+
+    @wraps(create_app)
+    def create_allowed_app(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - Flower's own signature
+        app = create_app(*args, **kwargs)
+        app.add_middleware(AllowedRoutes)
+        return app
+
+    module.create_app = create_allowed_app  # type: ignore[attr-defined]  # wrapped on purpose
