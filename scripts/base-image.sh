@@ -38,7 +38,7 @@ security_mirror() {
     printf '%s\n' "$1" | sed -E 's#/debian$#/debian-security#'
 }
 
-# Settings of the official images: no documentation, no package caches. Without the last three, every layer that runs apt
+# Settings of the official images: no documentation, no package caches. Without the last two, every layer that runs apt
 # is about 90 MB larger.
 options=(
     --dpkgopt='path-exclude=/usr/share/man/*'
@@ -71,13 +71,18 @@ bootstrap() {
         [ -z "$option" ] || options+=(--aptopt="$option")
     done < <(date_checks)
     say "bootstrapping $image from $from (about half a minute)"
+    # To a file first: at the end of a pipe, a bootstrap that failed would still become an image.
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    echo 'APT::Keep-Downloaded-Packages "false";' >"$work/keep-nothing"
     # shellcheck disable=SC2016  # mmdebstrap's shell expands $1
     mmdebstrap --quiet --variant=minbase --include=ca-certificates "${options[@]}" \
         --keyring=/usr/share/keyrings/debian-archive-keyring.gpg \
+        --customize-hook="upload '$work/keep-nothing' /etc/apt/apt.conf.d/keep-nothing" \
         --customize-hook='rm -rf "$1"/var/lib/apt/lists/* "$1"/var/cache/ldconfig/* "$1"/var/log/*.log "$1"/var/log/apt' \
-        "$DEBIAN_SUITE" - \
-        "deb $from $DEBIAN_SUITE main" "deb $from $DEBIAN_SUITE-updates main" "deb $security $DEBIAN_SUITE-security main" |
-        docker import --change 'CMD ["bash"]' --change 'LABEL flowerbed.base=bootstrapped' - "$image" >/dev/null
+        "$DEBIAN_SUITE" "$work/root.tar" \
+        "deb $from $DEBIAN_SUITE main" "deb $from $DEBIAN_SUITE-updates main" "deb $security $DEBIAN_SUITE-security main"
+    docker import --change 'CMD ["bash"]' --change 'LABEL flowerbed.base=bootstrapped' "$work/root.tar" "$image" >/dev/null
 }
 
 main() {
