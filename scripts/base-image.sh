@@ -12,6 +12,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=versions.env
 . ./versions.env
 image="debian:${DEBIAN_SUITE}-slim"
+keyring=/usr/share/keyrings/debian-archive-keyring.gpg
 
 say() { printf '%s\n' "base image: $*"; }
 die() { printf '%s\n' "base image: $*" >&2; exit 2; }
@@ -61,10 +62,21 @@ date_checks() {
     apt-config dump Acquire::Check-Valid-Until Acquire::Check-Date 2>/dev/null | grep '"false"' | tr -d ';' || true
 }
 
+ensure_mmdebstrap() {
+    local needed=()
+    command -v mmdebstrap >/dev/null || needed+=(mmdebstrap)
+    [ -e "$keyring" ] || needed+=(debian-archive-keyring)
+    if [ ${#needed[@]} -eq 0 ]; then return; fi
+    if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
+        die "no registry answers, and ${needed[*]} is missing to do without: on Debian or Ubuntu, as root, apt-get install ${needed[*]}"
+    fi
+    say "installing from the distribution: ${needed[*]}"
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${needed[@]}" >/dev/null
+}
+
 bootstrap() {
     local from security option
-    command -v mmdebstrap >/dev/null || die "no registry answers and mmdebstrap is missing: apt-get install mmdebstrap debian-archive-keyring"
-    [ -e /usr/share/keyrings/debian-archive-keyring.gpg ] || die "Debian's signing keys are missing: apt-get install debian-archive-keyring"
+    ensure_mmdebstrap
     from=$(scripts/debian-mirror.sh)
     security=$(security_mirror "$from")
     while read -r option; do
@@ -77,7 +89,7 @@ bootstrap() {
     echo 'APT::Keep-Downloaded-Packages "false";' >"$work/keep-nothing"
     # shellcheck disable=SC2016  # mmdebstrap's shell expands $1
     mmdebstrap --quiet --variant=minbase --include=ca-certificates "${options[@]}" \
-        --keyring=/usr/share/keyrings/debian-archive-keyring.gpg \
+        --keyring="$keyring" \
         --customize-hook="upload '$work/keep-nothing' /etc/apt/apt.conf.d/keep-nothing" \
         --customize-hook='rm -rf "$1"/var/lib/apt/lists/* "$1"/var/cache/ldconfig/* "$1"/var/log/*.log "$1"/var/log/apt' \
         "$DEBIAN_SUITE" "$work/root.tar" \
