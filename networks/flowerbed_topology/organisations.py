@@ -25,7 +25,7 @@ from .names import (
     memory_bytes,
 )
 
-_KIT_KEYS = ("partition-id", "num-partitions")
+_KIT_KEYS = ("organisation", "partition-id", "num-partitions")
 
 
 class _Model(BaseModel):

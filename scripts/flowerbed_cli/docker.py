@@ -1,4 +1,4 @@
-"""Docker and Compose as this kit calls them: short wrappers around the commands, with errors as one sentence. No state."""
+"""Docker and Compose as this kit calls them: short wrappers around the commands, errors as one sentence. No state."""
 
 from __future__ import annotations
 
@@ -56,8 +56,10 @@ def containers(stack: str) -> list[dict[str, Any]]:
     return inspect("container", listed) if listed else []
 
 
-def one_shot(project: Project, script: str, *, mounts: Sequence[tuple[Path, str]] = (), options: Sequence[str] = ()) -> str:
-    """Run a shell script as root in the tools image, for what this user may not do on the host. Returns what it printed."""
+def one_shot(
+    project: Project, script: str, *, mounts: Sequence[tuple[Path, str]] = (), options: Sequence[str] = ()
+) -> str:
+    """Run a shell script as root in the tools image, for what this user may not do; return what it printed."""
     binds = [part for source, target in mounts for part in ("-v", f"{source}:{target}")]
     image = f"flowerbed/tools:{project.versions['FLOWERBED_VERSION']}"
     fixed = ["run", "--rm", "-i", "--read-only", "--security-opt", "no-new-privileges:true", "--cap-drop", "ALL"]
@@ -69,7 +71,21 @@ def unpack(project: Project, target: Path, archive: bytes) -> None:
     image = f"flowerbed/tools:{project.versions['FLOWERBED_VERSION']}"
     fixed = ["run", "--rm", "-i", "--read-only", "--network", "none", "--cap-drop", "ALL"]
     allowed = ["--cap-add", "CHOWN", "--cap-add", "DAC_OVERRIDE", "--cap-add", "FOWNER"]
-    command = ["docker", *fixed, *allowed, "-v", f"{target}:/target", image, "tar", "-x", "-p", "-f", "-", "-C", "/target"]
+    command = [
+        "docker",
+        *fixed,
+        *allowed,
+        "-v",
+        f"{target}:/target",
+        image,
+        "tar",
+        "-x",
+        "-p",
+        "-f",
+        "-",
+        "-C",
+        "/target",
+    ]
     done = subprocess.run(command, input=archive, capture_output=True, check=False, timeout=60)
     if done.returncode:
         raise DockerError(f"The secrets could not be laid out: {done.stderr.decode(errors='replace').strip()}")

@@ -9,7 +9,7 @@ from flowerbed_topology import Topology
 from . import docker, firewall
 from .preflight import own_networks, volume_names
 from .project import Project
-from .up import in_parallel
+from .up import in_parallel, project_id
 
 
 def down(project: Project, topology: Topology) -> None:
@@ -25,7 +25,7 @@ def down(project: Project, topology: Topology) -> None:
 
 
 def remove_leftovers(topology: Topology) -> None:
-    """Remove containers and networks of the stack that Compose no longer knows, such as those of a site that left the file."""
+    """Remove containers and networks of the stack that Compose no longer knows, such as those of a departed site."""
     if left := [item["Id"] for item in docker.containers(topology.name)]:
         docker.run(["rm", "-f", *left])
     there = {item["Name"] for item in docker.inspect("network", sorted(own_networks(topology)))}
@@ -34,12 +34,19 @@ def remove_leftovers(topology: Topology) -> None:
 
 
 def clean(project: Project, topology: Topology, *, identity: bool) -> None:
-    """Remove containers, networks, volumes, the firewall table and what was rendered; with `identity` secrets and CA, too."""
+    """Remove containers, networks, volumes, firewall table and rendered files; with `identity` secrets and CA, too."""
     down(project, topology)
-    if volumes := [item["Name"] for item in docker.inspect("volume", volume_names(topology))]:
+    if volumes := own_volumes(project, topology):
         docker.run(["volume", "rm", *volumes])
     firewall.remove_firewall(project, topology)
     shutil.rmtree(project.build, ignore_errors=True)
     if identity:
         shutil.rmtree(project.secrets, ignore_errors=True)
         shutil.rmtree(project.pki, ignore_errors=True)
+
+
+def own_volumes(project: Project, topology: Topology) -> list[str]:
+    """Return the stack's volumes that this project made; another clone's of the same name are not ours to delete."""
+    found = docker.inspect("volume", volume_names(topology))
+    mine = project_id(project)
+    return [item["Name"] for item in found if (item["Labels"] or {}).get("flowerbed.project") == mine]

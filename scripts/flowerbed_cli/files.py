@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def write(path: Path, content: bytes, mode: int) -> bool:
-    """Make `path` hold `content` with `mode`; return whether anything changed. Readers see the old file or the new one."""
+    """Make `path` hold `content` with `mode`; return whether it changed. Readers see the old file or the new one."""
     if path.is_file() and path.stat().st_mode & 0o777 == mode and readable(path) == content:
         return False
     path.parent.mkdir(parents=True, exist_ok=True)

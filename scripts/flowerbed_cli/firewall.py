@@ -1,8 +1,9 @@
 """The kit's own nftables table: no container reaches the host or beyond it, nothing outside reaches a container.
 
-Docker's internal networks leave two doors open (seen on Engine 20.10): every host service that listens on all addresses is
-reachable through a bridge's own address, and before Engine 28 neighbours on the LAN reach ports published on loopback. Traffic
-between the kit's networks stays Docker's to decide. The table is one transaction and can be loaded again at any time.
+Docker's internal networks leave two doors open (seen on Engine 20.10): every host service that listens on all
+addresses is reachable through a bridge's own address, and before Engine 28 neighbours on the LAN reach ports published
+on loopback. Traffic between the kit's networks stays Docker's to decide. The table is one transaction and can be loaded
+again at any time.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def ruleset(topology: Topology) -> str:
     }}"""
     name = table_name(topology)
     digest = hashlib.sha256(body.encode()).hexdigest()[:16]
-    mark = f"\n    chain version {{\n        counter comment \"{digest}\"\n    }}\n"
+    mark = f'\n    chain version {{\n        counter comment "{digest}"\n    }}\n'
     return f"table inet {name}\ndelete table inet {name}\ntable inet {name} {{{body}{mark}}}\n"
 
 

@@ -1,4 +1,4 @@
-"""The kit's images: built from this clone, each labelled with the SHA-256 of what it was made of, so that old ones are found.
+"""The kit's images: built from this clone, each labelled with the SHA-256 of its inputs, so that old ones are found.
 
 The base image is scripts/base-image.sh's, the hashes are scripts/source-hash.sh's.
 """
@@ -36,7 +36,8 @@ def stale(project: Project) -> list[str]:
     return [
         name
         for name in NAMES
-        if labels.get(f"flowerbed/{name}:{tag}", {}).get("flowerbed.source") != wanted[f"FLOWERBED_SOURCE_{name.upper()}"]
+        if labels.get(f"flowerbed/{name}:{tag}", {}).get("flowerbed.source")
+        != wanted[f"FLOWERBED_SOURCE_{name.upper()}"]
     ]
 
 
@@ -60,7 +61,15 @@ def build(project: Project, console: Console, *, torch: str = "cpu") -> list[str
     environment = os.environ | source_hashes() | host_ca()
     if torch != "cpu":
         environment |= {"FLOWERBED_TORCH": torch, "FLOWERBED_APP_SUFFIX": f"-{torch}"}
-    command = ["docker", "compose", "--env-file", str(KIT / "versions.env"), "-f", str(KIT / "compose" / "images.yaml"), "build"]
+    command = [
+        "docker",
+        "compose",
+        "--env-file",
+        str(KIT / "versions.env"),
+        "-f",
+        str(KIT / "compose" / "images.yaml"),
+        "build",
+    ]
     with log.open("w") as output:
         for what, arguments in (("base", [str(KIT / "scripts" / "base-image.sh")]), (", ".join(due), [*command, *due])):
             with console.status(f"building images: {what} (log: {log})"):
@@ -85,5 +94,3 @@ def host_ca() -> dict[str, str]:
     done = subprocess.run([KIT / "scripts" / "host.sh", "ca-bundle"], capture_output=True, text=True, check=False)
     path = done.stdout.strip()
     return {"FLOWERBED_HOST_CA": path} if done.returncode == 0 and path else {}
-
-

@@ -1,4 +1,4 @@
-"""The `flowerbed` command. It reads the topology, calls one function per verb, and turns errors into one sentence and exit code 2."""
+"""The `flowerbed` command: reads the topology, calls one function per verb, turns errors into a sentence and exit code 2."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Annotated
 
 import typer
 from flowerbed_ca.cli import app as ca_app
+from rich.console import Console
+
 from flowerbed_ca.errors import CaError
 from flowerbed_topology import Topology, TopologyError, load
-from rich.console import Console
 
 from .errors import FlowerbedError
 from .project import Project
@@ -49,7 +50,8 @@ def topology_of(context: typer.Context) -> tuple[Project, Topology]:
 @app.command()
 def certificates(context: typer.Context) -> None:
     """Create the authority and every certificate that is due; a second time changes nothing."""
-    from . import certificates as work, secrets
+    from . import certificates as work
+    from . import secrets
 
     project, topology = topology_of(context)
     changes = work.ensure(project, topology, secrets.ensure_supernode_keys(project, topology))
@@ -130,14 +132,15 @@ def run(
     """Submit an app, follow it, and show what came out."""
     from . import runs
 
-    project, topology = topology_of(context)
+    project, _ = topology_of(context)
     runs.show(runs.run(project, app_folder or runs.APP, run_config or [], console), console)
 
 
 @app.command()
 def demo(context: typer.Context) -> None:
     """Build the images, start the federation, and train the first app on it."""
-    from . import images as build, runs
+    from . import images as build
+    from . import runs
     from .up import up as start
 
     project, topology = topology_of(context)

@@ -1,4 +1,4 @@
-"""Has NGINX itself parse a configuration before it is used: `nginx -t`, in the image and with the keys that will serve it."""
+"""Has NGINX itself parse a configuration before it is used: `nginx -t`, in the image and with the keys it will serve."""
 
 from __future__ import annotations
 
@@ -41,11 +41,21 @@ def parse(project: Project, consumer: str, text: str) -> None:
         Path(directory).chmod(0o755)
         Path(directory, "nginx.conf").write_text(text)
         image = f"flowerbed/nginx:{project.versions['FLOWERBED_VERSION']}"
-        hardening = ["--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges:true", "--network", "none"]
+        hardening = [
+            "--read-only",
+            "--cap-drop",
+            "ALL",
+            "--security-opt",
+            "no-new-privileges:true",
+            "--network",
+            "none",
+        ]
         tmpfs = ["--tmpfs", "/run/nginx:uid=9702,gid=9702,mode=0700", "--sysctl", "net.ipv4.ip_nonlocal_bind=1"]
         mounts = ["-v", f"{directory}:/config:ro", "-v", f"{project.secrets / consumer}:/secrets:ro"]
         command = ["--entrypoint", "nginx", image, "-e", "stderr", "-t", "-q", "-c", "/config/nginx.conf"]
         try:
             docker.run(["run", "--rm", *hardening, *tmpfs, *mounts, *command], timeout=60)
         except DockerError as error:
-            raise DockerError(f"NGINX refuses the configuration of {consumer}, so nothing was changed: {error}") from error
+            raise DockerError(
+                f"NGINX refuses the configuration of {consumer}, so nothing was changed: {error}"
+            ) from error

@@ -50,8 +50,8 @@ def volume_problems(topology: Topology, project_id: str | None) -> Iterator[str]
         owner = (volume["Labels"] or {}).get("flowerbed.project")
         if owner != project_id:
             yield (
-                f"Volume {volume['Name']} was made by another clone, whose passwords are not here: give this one another "
-                f"`name` in federation.yaml, or delete the old data with docker volume rm {volume['Name']}."
+                f"Volume {volume['Name']} was made by another clone, whose passwords are not here: give this one "
+                f"another `name` in federation.yaml, or delete the old data (docker volume rm {volume['Name']})."
             )
 
 
@@ -83,8 +83,8 @@ def port_problems(topology: Topology) -> Iterator[str]:
                 continue  # a low port and not root: the Engine binds it, not this user
             except OSError:
                 yield (
-                    f"Port {port} on {topology.edge.bind} is taken: stop what listens there (ss -ltnp 'sport = :{port}' "
-                    f"names it), or set edge.{key} in federation.yaml."
+                    f"Port {port} on {topology.edge.bind} is taken: stop what listens there "
+                    f"(ss -ltnp 'sport = :{port}' names it), or set edge.{key} in federation.yaml."
                 )
 
 
@@ -112,9 +112,9 @@ def docker_subnets() -> list[tuple[str, ipaddress.IPv4Network]]:
     """Return the IPv4 subnets of all Docker networks, by name."""
     found = []
     for network in docker.inspect("network", docker.run(["network", "ls", "-q"]).split()):
-        for part in (network["IPAM"] or {}).get("Config") or []:
-            if ":" not in part.get("Subnet", ":"):
-                found.append((str(network["Name"]), ipaddress.IPv4Network(part["Subnet"], strict=False)))
+        parts = (network["IPAM"] or {}).get("Config") or []
+        subnets = [part["Subnet"] for part in parts if ":" not in part.get("Subnet", ":")]
+        found += [(str(network["Name"]), ipaddress.IPv4Network(subnet, strict=False)) for subnet in subnets]
     return found
 
 
@@ -136,7 +136,7 @@ def capacity_problems(topology: Topology) -> Iterator[str]:
         yield f"{available} MB of memory are available and {need} MB are needed: stop something, or remove a site."
     root = Path(docker.run(["info", "--format", "{{.DockerRootDir}}"]).strip())
     if root.exists() and (free := shutil.disk_usage(root).free // 10**9) < DISK_GB:
-        yield f"{free} GB of disk are free in {root} and {DISK_GB} GB are needed: free some, for example with docker image prune."
+        yield f"{free} GB of disk are free in {root} and {DISK_GB} GB are needed: try docker image prune."
 
 
 def available_memory_mb() -> int | None:

@@ -1,4 +1,4 @@
-"""Where things lie: the kit (this clone) and the project (one federation's file and state). Opens nothing but `versions.env`."""
+"""Where things lie: the kit (this clone) and the project (one federation's file and state)."""
 
 from __future__ import annotations
 

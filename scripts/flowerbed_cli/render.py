@@ -7,8 +7,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from flowerbed_topology import Site, Topology
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from flowerbed_topology import Resources, Site, Topology
 
 from .project import KIT, Project
 
@@ -127,9 +128,7 @@ def common_env(project: Project, topology: Topology, project_id: str) -> dict[st
     }
 
 
-def core_env(
-    project: Project, topology: Topology, files: Mapping[str, str], project_id: str
-) -> dict[str, object]:
+def core_env(project: Project, topology: Topology, files: Mapping[str, str], project_id: str) -> dict[str, object]:
     """Return the interpolation variables of `compose/core.yaml`."""
     zones = ("edge", "services", "clients", "notebooks", "data", "serverapp")
     subnets = {f"NET_{zone.upper()}": topology.subnet(zone) for zone in zones}
@@ -141,7 +140,9 @@ def core_env(
         "serverapp": ("serverapp",),
     }
     addresses = {
-        f"{role.upper()}_{zone.upper()}": topology.address(role, zone) for role, where in places.items() for zone in where
+        f"{role.upper()}_{zone.upper()}": topology.address(role, zone)
+        for role, where in places.items()
+        for zone in where
     }
     return {
         **common_env(project, topology, project_id),
@@ -158,7 +159,7 @@ def core_env(
     }
 
 
-def limits(prefix: str, resources: Any) -> dict[str, object]:
+def limits(prefix: str, resources: Resources) -> dict[str, object]:
     """Return a container's limits as Compose reads them."""
     return {
         f"{prefix}_MEMORY": resources.memory,
@@ -197,5 +198,5 @@ def node_config(site: Site) -> str:
 
 
 def env_file(values: Mapping[str, object]) -> str:
-    """Return an env file. Single quotes keep Compose from interpolating, so a value may hold none (the model sees to it)."""
+    """Return an env file. Single quotes keep Compose from interpolating; the model refuses values that hold one."""
     return "".join(f"{key}='{value}'\n" for key, value in values.items())

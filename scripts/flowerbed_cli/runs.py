@@ -1,4 +1,4 @@
-"""Runs: submitting an app with the real `flwr` in a container, following it, and showing what it says of itself at the end.
+"""Runs: submitting an app with the real `flwr` in a container, following it, showing what it says at the end.
 
 The app's last word is one log line, `FLOWERBED_SUMMARY {json}` (apps/README.md); an app without it shows its logs only.
 """
@@ -25,8 +25,8 @@ APP = KIT / "apps" / "breast-cancer"
 SUMMARY = re.compile(r"FLOWERBED_SUMMARY (\{.*\})")
 RUN_ID = re.compile(r"FLOWERBED_RUN (\d+)")
 STATUS = re.compile(r"FLOWERBED_STATUS (.*)")
-SCRIPT = """{home}
-flwr run /app {connection} --federation {federation} --format json {config} > /tmp/run.json || {{ cat /tmp/run.json; exit 1; }}
+SCRIPT = """
+flwr run /app {connection} --format json {config} > /tmp/run.json || {{ cat /tmp/run.json; exit 1; }}
 run=$(sed -n 's/.*"run-id": *"\\{{0,1\\}}\\([0-9]*\\).*/\\1/p' /tmp/run.json)
 echo "FLOWERBED_RUN $run"
 flwr log "$run" {connection} --stream || true
@@ -41,7 +41,7 @@ def flwr(project: Project, script: str, *options: str) -> list[str]:
     )
 
 
-def run(project: Project, app: Path, federation: str, config: Sequence[str], console: Console) -> dict[str, Any]:
+def run(project: Project, app: Path, config: Sequence[str], console: Console) -> dict[str, Any]:
     """Submit the app, show its log as it comes, and return its summary (empty if the app gives none).
 
     Raises:
@@ -50,7 +50,7 @@ def run(project: Project, app: Path, federation: str, config: Sequence[str], con
     if not (app / "pyproject.toml").is_file():
         raise RunError(f"{app} is no Flower app, since it has no pyproject.toml: give the folder of one.")
     options = "".join(f" --run-config {shlex.quote(item)}" for item in config)
-    script = SCRIPT.format(home="", connection=CONNECTION, federation=shlex.quote(federation), config=options)
+    script = SCRIPT.format(connection=CONNECTION, config=options)
     lines: list[str] = []
     for line in docker.stream(flwr(project, script, "-v", f"{app.resolve()}:/app:ro")):
         lines.append(line.rstrip())
@@ -82,7 +82,9 @@ def show(summary: dict[str, Any], console: Console) -> None:
     for name in ("organisation", "rounds", "rows", "epsilon spent"):
         table.add_column(name, justify="left" if name == "organisation" else "right")
     for name, own in sorted(summary.get("organisations", {}).items()):
-        table.add_row(name, str(own.get("rounds", "")), str(own.get("rows", "")), f"{own.get('epsilon', float('nan')):.2f}")
+        table.add_row(
+            name, str(own.get("rounds", "")), str(own.get("rows", "")), f"{own.get('epsilon', float('nan')):.2f}"
+        )
     console.print(table)
     if "accuracy" in summary:
         console.print(

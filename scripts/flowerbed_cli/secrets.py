@@ -1,7 +1,8 @@
-"""Secrets: made once, kept, and laid out per container (docs/contracts.md, "Images, users"). Certificates are the authority's.
+"""Secrets: made once, kept, and laid out per container (docs/contracts.md, "Images, users").
 
-The operator's own copies are in `secrets/kit/`; each container's directory is deployed from them, owned by that image's user.
-A stamp per consumer says what was deployed, because a deployed file is unreadable to an operator who is not root.
+The operator's own copies are in `secrets/kit/`; each container's directory is deployed from them, owned by that image's
+user. A stamp per consumer says what was deployed: a deployed file is unreadable to an operator who is not root. Not for
+issuing certificates: those are the authority's, and only copied here.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+
 from flowerbed_topology import Topology
 
 from . import docker
@@ -70,7 +72,7 @@ def ensure_project_id(project: Project) -> str:
 
 
 def ensure_supernode_keys(project: Project, topology: Topology) -> dict[str, str]:
-    """Make every site's SuperNode key and public key; return site to lower-case SHA-256 of its DER SubjectPublicKeyInfo."""
+    """Make every site's SuperNode key; return site to lower-case SHA-256 of its DER SubjectPublicKeyInfo."""
     sums = {}
     for site in topology.sites:
         key = ensure_kept(project, f"supernode-{site.name}.key", supernode_key)

@@ -1,4 +1,4 @@
-"""`flowerbed status`: one line per service and site, from what Docker, the certificate store and the SuperLink say. Changes nothing."""
+"""`flowerbed status`: one line per service and site, from Docker, the certificate store and the SuperLink. Only looks."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from flowerbed_topology import Topology
 from rich.console import Console
 from rich.table import Table
+
+from flowerbed_topology import Topology
 
 from . import certificates, docker, firewall
 from .errors import DockerError

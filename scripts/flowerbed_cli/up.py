@@ -1,4 +1,4 @@
-"""`flowerbed up`: from a topology to a healthy federation. Every step is `ensure_*` and can be run again; a second run changes nothing.
+"""`flowerbed up`: from a topology to a healthy federation. Every step can be run again; a second run changes nothing.
 
 All checks come before the line marked below; what ran before a failed step goes on running.
 """
@@ -12,8 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from flowerbed_topology import Site, Topology
 from rich.console import Console
+
+from flowerbed_topology import Site, Topology
 
 from . import certificates, docker, firewall, nginx, preflight, secrets
 from .errors import DockerError
@@ -113,7 +114,7 @@ def ensure_containers(project: Project, topology: Topology, progress: Progress) 
 
 
 def ensure_departed(topology: Topology) -> list[str]:
-    """Remove the containers of sites that federation.yaml no longer names, their volumes excepted; return their names."""
+    """Remove the containers, not the volumes, of sites that federation.yaml no longer names; return their names."""
     wanted = {topology.name} | {site.project for site in topology.sites}
     gone = {
         item["Name"].lstrip("/"): item["Id"]
@@ -128,7 +129,9 @@ def ensure_departed(topology: Topology) -> list[str]:
 def started(topology: Topology) -> dict[str, tuple[str, str]]:
     """Return the running containers: name to id and start time."""
     found = docker.containers(topology.name)
-    return {item["Name"].lstrip("/"): (item["Id"], item["State"]["StartedAt"]) for item in found if item["State"]["Running"]}
+    return {
+        item["Name"].lstrip("/"): (item["Id"], item["State"]["StartedAt"]) for item in found if item["State"]["Running"]
+    }
 
 
 def container_names(topology: Topology) -> list[str]:
@@ -148,7 +151,11 @@ def ensure_seeded(project: Project, site: Site) -> None:
     """Write the site's share of the sample table to its data volume, once; a file that is there is never touched."""
     marker = project.build / "seeded" / site.name
     share = f"{site.data.sample} {site.data.part}/{site.data.of}"
-    if marker.is_file() and marker.read_text() == share and docker.inspect("volume", [f"{site.stack}-{site.name}-data"]):
+    if (
+        marker.is_file()
+        and marker.read_text() == share
+        and docker.inspect("volume", [f"{site.stack}-{site.name}-data"])
+    ):
         return
     docker.run(
         docker.compose(project, site.name, "run", "--rm", "-T", "seed", str(site.data.part), str(site.data.of), "/data")
@@ -198,11 +205,13 @@ def ensure_registered(project: Project, topology: Topology) -> list[str]:
 
 def register(project: Project, sites: list[str]) -> None:
     """Register SuperNodes with `flwr supernode register`, in one container."""
-    commands = "".join(f"flwr supernode register /keys/{site}.pub --name {site} & pids=\"$pids $!\"\n" for site in sites)
+    commands = "".join(f'flwr supernode register /keys/{site}.pub --name {site} & pids="$pids $!"\n' for site in sites)
     script = f"{FLWR_HOME}pids=\n{commands}for pid in $pids; do wait $pid || exit 1; done\n"
     keys = project.build / "supernode-keys"
     docker.run(
-        docker.compose(project, "core", "run", "--rm", "-T", "-v", f"{keys}:/keys:ro", "--entrypoint", "sh", "cli", "-euc", script)
+        docker.compose(
+            project, "core", "run", "--rm", "-T", "-v", f"{keys}:/keys:ro", "--entrypoint", "sh", "cli", "-euc", script
+        )
     )
 
 
@@ -236,5 +245,3 @@ def consumer_container(consumer: str) -> str:
     """Return the end of the container's name: `gateway-north` is mounted by `north-gateway`."""
     kind, _, site = consumer.partition("-")
     return f"{site}-{kind}" if site else kind
-
-

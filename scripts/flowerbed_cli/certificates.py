@@ -1,0 +1,57 @@
+"""Keeps certificates as the topology wants them, through the authority; not for how a certificate is made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from flowerbed_ca.authority import Authority
+from flowerbed_ca.errors import CaError, CaKeyLocked
+from flowerbed_ca.plan import certificate_plan
+from flowerbed_topology import Topology
+
+from .project import Project
+
+
+def authority(project: Project, topology: Topology) -> Authority:
+    """Return the project's authority, with the lifetimes that federation.yaml gives."""
+    return Authority(project.pki, root_days=topology.ca.root_years * 365, leaf_days=topology.ca.leaf_days)
+
+
+def ensure(project: Project, topology: Topology, keys: Mapping[str, str]) -> list[str]:
+    """Create the root, issue or renew what is due, sign the revocation list if it is due; return a line for each.
+
+    Where the CA key cannot be opened now, what was signed before is used for as long as it is valid.
+
+    Raises:
+        flowerbed_ca.errors.CaError: drift, a broken store, or a locked key with nothing valid to go on with.
+    """
+    used = authority(project, topology)
+    lines = [f"created the certificate authority of {topology.title}"] if used.ensure_root(topology.title) else []
+    try:
+        lines += [f"{one.action} certificate {one.name}" for one in used.ensure_leaves(certificate_plan(topology, keys))]
+        lines += ["signed the revocation list"] if used.ensure_crl() else []
+    except CaKeyLocked as error:
+        refuse_unusable(project, topology, keys, error)
+        lines.append(f"signed nothing, since {error}")
+    return lines
+
+
+def refuse_unusable(project: Project, topology: Topology, keys: Mapping[str, str], error: CaKeyLocked) -> None:
+    """Raise `error` if what was signed before does not suffice to go on: a certificate is missing, or the list is over."""
+    missing = [
+        leaf.name
+        for leaf in certificate_plan(topology, keys)
+        if not (project.pki / "issued" / f"{leaf.name}.crt").is_file()
+    ]
+    if missing or days_left(project).get("crl", 0) <= 0:
+        raise error
+
+
+def days_left(project: Project) -> dict[str, int]:
+    """Return the days left of every certificate by name, of `ca`, and of the list as `crl`; empty without an authority."""
+    try:
+        found = Authority(project.pki).status()
+    except CaError:
+        return {}
+    days = {leaf.name: leaf.days_left for leaf in found.leaves}
+    return days | {"ca": found.root_days_left} | ({} if found.crl_days_left is None else {"crl": found.crl_days_left})

@@ -1,0 +1,47 @@
+"""One federation for all end-to-end tests, started as an operator would and removed afterwards.
+
+FLOWERBED_E2E_KEEP=1 leaves it running and takes up one that runs, for working on a single test.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from .federation import CANARY, KIT, Federation, docker, fresh, sweep
+
+ROOT = KIT / ".cache" / "e2e"
+KEEP = os.environ.get("FLOWERBED_E2E_KEEP") == "1"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "/e2e/" in str(item.path):
+            item.add_marker(pytest.mark.docker)
+
+
+@pytest.fixture(scope="session")
+def federation() -> Iterator[Federation]:
+    running = Federation(ROOT)
+    if not (KEEP and (ROOT / "build" / "core.env").is_file()):
+        running = fresh(ROOT)
+        running.flowerbed("up")
+        plant_canaries(running)
+    else:
+        running.flowerbed("up")
+    yield running
+    if not KEEP:
+        running.flowerbed("clean", "--yes", "--identity")
+        sweep()
+
+
+def plant_canaries(federation: Federation) -> None:
+    """Give each site a row with a value that occurs nowhere else, to be searched for wherever rows must not be."""
+    for site in federation.topology.sites:
+        row = ",".join([f"{CANARY}{site.number}"] * 30 + ["1"])
+        docker(
+            "run", "--rm", "--network", "none", "--entrypoint", "sh", "-v", f"{site.stack}-{site.name}-data:/data",
+            "debian:trixie-slim", "-euc", f"echo {row} >> /data/breast-cancer.csv",
+        )  # fmt: skip

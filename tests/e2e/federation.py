@@ -1,0 +1,160 @@
+"""A federation of the tests' own, driven as an operator, a researcher or an attacker would: through commands and containers."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from flowerbed_topology import Topology, load
+
+KIT = Path(__file__).resolve().parents[2]
+STACK = "fbtest"
+CANARY = "271828.182845"
+# Of a range of its own, so that a federation that somebody uses on this host goes on undisturbed.
+FEDERATION: dict[str, Any] = {
+    "name": STACK,
+    "title": "Test Consortium",
+    "domain": "fbtest.localhost",
+    "edge": {"https_port": 18443, "http_port": 18080},
+    "networks": {
+        "services": "10.213.0.0/24",
+        "clients": "10.213.1.0/24",
+        "monitoring": "10.213.2.0/24",
+        "notebooks": "10.213.3.0/24",
+        "data": "10.213.4.0/24",
+        "serverapp": "10.213.5.0/24",
+        "edge": "10.213.6.0/24",
+        "sites": "10.213.16.0/20",
+    },
+    "organisations": [
+        {
+            "name": name,
+            "title": title,
+            "site": {"number": number, "data": {"sample": "breast-cancer", "part": number, "of": 3}},
+        }
+        for number, name, title in ((1, "north", "North Clinic"), (2, "south", "South Clinic"), (3, "west", "Clinique Été"))
+    ],
+    "federations": [{"name": "cancer", "organisations": ["north", "south", "west"]}],
+}
+
+
+def docker(*arguments: str, check: bool = True, stdin: str | None = None, timeout: float = 300) -> str:
+    """Run docker; return both streams."""
+    done = subprocess.run(
+        ["docker", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        input=stdin,
+        timeout=timeout,
+    )
+    assert not check or done.returncode == 0, f"docker {' '.join(arguments)}: {done.stdout}"
+    return done.stdout
+
+
+@dataclass(frozen=True)
+class Federation:
+    """One running federation and the directory of its project."""
+
+    root: Path
+
+    @property
+    def topology(self) -> Topology:
+        return load(self.root / "federation.yaml")
+
+    def flowerbed(self, *arguments: str, check: bool = True, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+        """Run the `flowerbed` command on this project."""
+        command = [str(Path(sys.executable).parent / "flowerbed"), "--project", str(self.root), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout)
+        assert not check or done.returncode == 0, f"flowerbed {' '.join(arguments)}: {done.stdout}{done.stderr}"
+        return done
+
+    def write(self, content: dict[str, Any]) -> None:
+        """Replace federation.yaml."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        (self.root / "federation.yaml").write_text(yaml.safe_dump(content, allow_unicode=True))
+
+    def container(self, service: str) -> str:
+        """Return a container's name: `superlink`, `north-gateway`."""
+        return f"{STACK}-{service}"
+
+    def sh(self, service: str, script: str, *, user: str | None = None, check: bool = True, timeout: float = 120) -> str:
+        """Run a shell script inside a running container."""
+        options = ["-u", user] if user else []
+        return docker("exec", "-i", *options, self.container(service), "bash", "-c", script, check=check, timeout=timeout)
+
+    def python(self, service: str, code: str, *, user: str | None = None, check: bool = True) -> str:
+        """Run Python code inside a running container."""
+        options = ["-u", user] if user else []
+        return docker("exec", "-i", *options, self.container(service), "python", "-", stdin=code, check=check)
+
+    def sql(self, query: str) -> str:
+        """Run SQL on the SuperLink's database; return bare rows."""
+        return docker(
+            "exec", "-i", self.container("postgres"), "psql", "-h", "/run/postgresql", "-U", "postgres", "-d", "superlink",
+            "-XAtq", "-c", query,
+        ).strip()  # fmt: skip
+
+    def inspect(self, service: str) -> dict[str, Any]:
+        """Return what Docker says of a container."""
+        answer: list[dict[str, Any]] = json.loads(docker("inspect", self.container(service)))
+        return answer[0]
+
+    def logs(self, service: str) -> str:
+        """Return everything that a container has logged."""
+        return docker("logs", self.container(service))
+
+    def flwr(self, script: str, *options: str, check: bool = True, timeout: float = 600) -> str:
+        """Run a shell script beside the `flwr` CLI, in a researcher's place."""
+        env = [part for name in ("versions.env",) for part in ("--env-file", str(KIT / name))]
+        env += ["--env-file", str(self.root / "build" / "core.env")]
+        prepare = "mkdir -p $FLWR_HOME && cp /config/config.toml $FLWR_HOME/\n"
+        return docker(
+            "compose", *env, "-f", str(KIT / "compose" / "core.yaml"), "run", "--rm", "-T", *options,
+            "--entrypoint", "sh", "cli", "-euc", prepare + script, check=check, timeout=timeout,
+        )  # fmt: skip
+
+    def submit(self, app: Path, config: str = "") -> int:
+        """Submit an app and return its run id, without waiting."""
+        option = f" --run-config '{config}'" if config else ""
+        text = self.flwr(f"flwr run /app flowerbed --format json{option}", "-v", f"{app}:/app:ro")
+        found = re.search(r'"run-id": *"?(\d+)', text)
+        assert found, text
+        return int(found.group(1))
+
+    def run_status(self, run: int) -> str:
+        """Return a run's status as `flwr ls` gives it, such as `finished:completed`."""
+        text = self.flwr(f"flwr ls flowerbed --run-id {run} --format json")
+        answer = json.loads(text[text.index("{") :])
+        return str(answer["runs"][0]["status"])
+
+    def run_log(self, run: int) -> str:
+        """Return a run's whole log."""
+        return self.flwr(f"flwr log {run} flowerbed --show", check=False)
+
+
+def sweep() -> None:
+    """Remove whatever an earlier, crashed test left of this stack, whichever clone it came from."""
+    for container in docker("ps", "-aq", "--filter", f"label=flowerbed.stack={STACK}").split():
+        docker("rm", "-f", container)
+    for kind in ("network", "volume"):
+        names = docker(kind, "ls", "--format", "{{.Name}}", "--filter", f"name={STACK}-").split()
+        for name in names:
+            docker(kind, "rm", name, check=False)
+
+
+def fresh(root: Path) -> Federation:
+    """Return a federation with nothing of an earlier one left."""
+    sweep()
+    shutil.rmtree(root, ignore_errors=True)
+    federation = Federation(root)
+    federation.write(FEDERATION)
+    return federation
