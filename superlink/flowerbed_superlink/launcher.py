@@ -18,9 +18,9 @@ from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 import psycopg
-from sqlalchemy.engine import make_url
 
 from flowerbed_superlink import hooks
+from flowerbed_superlink.database import connect
 from flowerbed_superlink.errors import StartupError
 from flowerbed_superlink.log import event
 from flowerbed_superlink.settings import Settings, settings
@@ -88,12 +88,10 @@ def wait_for_database(config: Settings) -> None:
     Raises:
         StartupError: it has not within FLOWERBED_DATABASE_WAIT seconds.
     """
-    from flowerbed_superlink.state import connect_arguments
-
     end = time.monotonic() + config.database_wait_s
     while True:
         try:
-            _connect(config.database, connect_arguments(config.secrets))
+            connect(config.database, config.secrets).close()
         except psycopg.Error as error:
             problem = " ".join(str(error).split())
             if time.monotonic() >= end:
@@ -194,7 +192,8 @@ def check_in_force(app: FastAPI) -> None:
     checks = {
         "LinkState": type(state) is PostgresLinkState,
         "ObjectStore": type(state.object_store) is PostgresObjectStore,
-        "one database for both": state.database_url == getattr(state.object_store, "database_url", None),
+        "one database for both": {getattr(s, "database_url", "") for s in (state, state.object_store)}
+        == {app.state.linkstate_factory.database},
         "federation manager": type(state.federation_manager) is FlowerbedFederationManager,
         "artifact provider": type(app.state.artifact_provider) is ResultsProvider,
         "gate as outermost middleware": app.user_middleware[0].cls is cast("object", Gate),
@@ -204,14 +203,6 @@ def check_in_force(app: FastAPI) -> None:
     }
     if wrong := [name for name, holds in checks.items() if not holds]:
         raise StartupError(f"Flower does not use flowerbed's {', '.join(wrong)}: its hooks have changed.")
-
-
-def _connect(url: str, arguments: dict[str, Any]) -> None:
-    parts = make_url(url)
-    with psycopg.connect(
-        host=parts.host, port=parts.port or 5432, user=parts.username, dbname=parts.database, **arguments
-    ) as connection:
-        connection.execute("SELECT 1")
 
 
 def _stop(_signal: int, _frame: FrameType | None) -> None:

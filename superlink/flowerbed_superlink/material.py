@@ -75,8 +75,8 @@ class Material:
             certificate = parse_client_certificate(escaped_certificate, self._authority)
             key = key_fingerprint(public_key)
         except _MALFORMED as error:
-            why = " ".join(str(error).split()) or type(error).__name__
-            return Problem("The client certificate or SuperNode key is not valid.", why)
+            fault = " ".join(str(error).split()) or type(error).__name__
+            return Problem("The client certificate or SuperNode key is not valid.", fault)
         if certificate.serial in crl.serials:
             return _problem(certificate, "The client certificate is revoked.", "revoked", key)
         if not certificate.not_before <= now <= certificate.not_after:

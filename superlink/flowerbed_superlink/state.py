@@ -6,7 +6,6 @@ taken out of every text parameter: PostgreSQL refuses what SQLite stored, and a 
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -22,9 +21,9 @@ from psycopg.abc import Buffer
 from psycopg.types.string import StrBinaryDumper, StrDumper, StrDumperUnknown
 from sqlalchemy.dialects.postgresql import Insert, insert
 
+from flowerbed_superlink.database import connect_arguments
 from flowerbed_superlink.settings import settings
 
-CONNECT_TIMEOUT_S = 5
 POOL_SIZE, POOL_OVERFLOW, POOL_TIMEOUT_S = 5, 15, 10
 
 
@@ -50,22 +49,6 @@ def register_nul_free_text() -> None:
     """
     for dumper in (_NulFreeBinary, _NulFreeTypedText, _NulFreeText):
         psycopg.adapters.register_dumper(str, dumper)
-
-
-def connect_arguments(secrets: Path) -> dict[str, Any]:
-    """Return libpq's parameters: verified TLS, the password from a file, UTC, and a dead server noticed in seconds."""
-    return {
-        "passfile": str(secrets / "pgpass"),
-        "sslmode": "verify-full",
-        "sslrootcert": str(secrets / "ca.crt"),
-        "options": "-c timezone=UTC",
-        "application_name": "superlink",
-        "connect_timeout": CONNECT_TIMEOUT_S,
-        "keepalives_idle": 10,
-        "keepalives_interval": 5,
-        "keepalives_count": 3,
-        "tcp_user_timeout": 15_000,
-    }
 
 
 class PostgresMixin(SqlMixin):

@@ -6,8 +6,10 @@ Also two answers that Flower has no hook for: an unfinished run's results, and 5
 from __future__ import annotations
 
 import io
+import struct
 import tomllib
 import zipfile
+import zlib
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -26,6 +28,18 @@ COMPONENTS = frozenset({"serverapp", "clientapp"})
 # Flower reads a bundle's pyproject.toml whole: bounded here, so that a small bundle cannot unpack to gigabytes.
 MAX_PYPROJECT, MAX_PYPROJECT_PACKED = 256 * 1024, 64 * 1024
 
+# What reading a hostile archive raises (seen with Hypothesis).
+_UNREADABLE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    KeyError,
+    ValueError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    OSError,
+    struct.error,
+)
 _DATABASE_AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeoutError)
 
 
@@ -95,7 +109,7 @@ def _pyproject(content: bytes) -> Mapping[str, Any]:
             return tomllib.loads(bundle.open(entry).read(MAX_PYPROJECT).decode())
     except BundleError:
         raise
-    except (zipfile.BadZipFile, KeyError, ValueError, EOFError, NotImplementedError, RuntimeError, OSError) as error:
+    except _UNREADABLE as error:
         raise BundleError("The app bundle is not a readable archive with a valid pyproject.toml.") from error
 
 

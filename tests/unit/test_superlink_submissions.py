@@ -1,0 +1,109 @@
+"""Which app bundles may start, and what the researcher reads when one may not."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+
+import pytest
+from flwr.proto.control_pb2 import StartRunRequest
+from flwr.proto.fab_pb2 import Fab
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowerbed_superlink.submissions import BundleError, check_bundle, check_request
+
+BOTH = 'serverapp = "a.server:app"\nclientapp = "a.client:app"\n'
+
+
+def _pyproject(components: str) -> str:
+    return f'[project]\nname = "a"\n[tool.flwr.app]\npublisher = "x"\n[tool.flwr.app.components]\n{components}'
+
+
+def _bundle(pyproject: str | bytes, compression: int = zipfile.ZIP_DEFLATED, name: str = "pyproject.toml") -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as bundle:
+        bundle.writestr(name, pyproject)
+        bundle.writestr("a/server.py", "app = None")
+    return buffer.getvalue()
+
+
+def test_a_serverapp_and_a_clientapp_may_start() -> None:
+    check_bundle(_bundle(_pyproject(BOTH)))
+    check_bundle(_bundle(_pyproject(BOTH), zipfile.ZIP_STORED))
+
+
+@pytest.mark.parametrize("extra", ["agentapp", "simulation", "model", "connector", "whatever"])
+def test_other_components_are_refused_by_name(extra: str) -> None:
+    with pytest.raises(BundleError, match=rf"^This federation runs a serverapp and a clientapp only: take {extra} out"):
+        check_bundle(_bundle(_pyproject(BOTH + f'{extra} = "a.x:app"\n')))
+
+
+@pytest.mark.parametrize(
+    ("pyproject", "said"),
+    [
+        (_pyproject('agentapp = "a.agent:app"'), "take agentapp out"),
+        (_pyproject('serverapp = "a.server:app"'), "names no clientapp"),
+        (_pyproject(""), "names no clientapp and no serverapp"),
+        ("[tool.flwr]\n", "no table 'app'"),
+        ("[tool.flwr.app]\ncomponents = 3\n", "no table 'components'"),
+        ("not toml =", "not a readable archive"),
+        (b"\xff\xfe", "not a readable archive"),
+        (_pyproject(BOTH) + "#" * 300_000, "larger than 256 KiB"),
+    ],
+)
+def test_what_is_wrong_is_said(pyproject: str | bytes, said: str) -> None:
+    with pytest.raises(BundleError, match=said):
+        check_bundle(_bundle(pyproject))
+
+
+def test_a_bundle_that_unpacks_to_gigabytes_is_refused_unread() -> None:
+    bundle = bytearray(_bundle(_pyproject(BOTH) + "#" * 50_000_000))
+    with pytest.raises(BundleError, match="larger than"):
+        check_bundle(bytes(bundle))
+
+
+def test_a_bundle_that_lies_about_its_size_is_read_no_further() -> None:
+    honest = _bundle(_pyproject(BOTH) + "#" * 5_000_000)
+    size = len(_pyproject(BOTH)) + 5_000_000
+    lying = honest.replace(size.to_bytes(4, "little"), (1000).to_bytes(4, "little"))
+    with pytest.raises(BundleError):
+        check_bundle(lying)
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_only_the_usual_packing_is_accepted(compression: int) -> None:
+    with pytest.raises(BundleError, match="packed in a way"):
+        check_bundle(_bundle(_pyproject(BOTH), compression))
+
+
+def test_a_bundle_without_pyproject_is_refused() -> None:
+    with pytest.raises(BundleError, match="not a readable archive"):
+        check_bundle(_bundle(_pyproject(BOTH), name="other.toml"))
+
+
+@given(st.binary(max_size=300))
+def test_no_bytes_raise_anything_else(content: bytes) -> None:
+    with pytest.raises(BundleError):
+        check_bundle(content)
+
+
+@given(st.data())
+def test_no_changed_byte_raises_anything_else(data: st.DataObject) -> None:
+    bundle = bytearray(_bundle(_pyproject(BOTH)))
+    bundle[data.draw(st.integers(0, len(bundle) - 1))] ^= data.draw(st.integers(1, 255))
+    try:
+        check_bundle(bytes(bundle))
+    except BundleError as error:
+        assert str(error).endswith((".", "expects it."))
+
+
+def test_hub_apps_and_connectors_are_refused() -> None:
+    fab = Fab(content=_bundle(_pyproject(BOTH)))
+    check_request(StartRunRequest(fab=fab))
+    with pytest.raises(BundleError, match="from a hub"):
+        check_request(StartRunRequest(fab=fab, app_spec="@flwrlabs/quickstart"))
+    with pytest.raises(BundleError, match="Connectors"):
+        check_request(StartRunRequest(fab=fab, connector_ids=[1]))
+    with pytest.raises(BundleError, match="Connectors"):
+        check_request(StartRunRequest(fab=fab, connector_refs=["x"]))
