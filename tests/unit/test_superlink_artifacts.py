@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import io
 import os
 import tarfile
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
-from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -55,8 +57,6 @@ async def _get(provider: ResultsProvider, path: str) -> httpx.Response:
 
 
 def _pull(provider: ResultsProvider, url: str) -> httpx.Response:
-    import asyncio
-
     return asyncio.run(_get(provider, url.removeprefix(URL)))
 
 
@@ -164,14 +164,7 @@ def test_what_was_checked_is_what_is_sent(tmp_path: Path) -> None:
 
 @given(st.binary(max_size=200))
 def test_no_sums_file_raises_anything_else(content: bytes) -> None:
-    directory = SimpleNamespace(path=Path("/proc/self/fd"))  # a directory without our names
-    import tempfile
-
     with tempfile.TemporaryDirectory() as name:
-        directory.path = Path(name)
-        (directory.path / "SHA256SUMS").write_bytes(content)
-        try:
-            results, _ = open_results(directory.path)
-        except (OSError, ValueError):
-            return
-        assert results == []
+        (Path(name) / "SHA256SUMS").write_bytes(content)
+        with suppress(OSError, ValueError):
+            assert open_results(Path(name))[0] == []

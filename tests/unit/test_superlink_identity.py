@@ -39,7 +39,7 @@ def authority() -> Authority:
 
 @pytest.fixture(scope="module")
 def site(authority: Authority) -> TestSite:
-    return new_site(authority, "charite", "Charité – Universitätsmedizin")
+    return new_site(authority, "charite", "Charité, Universitätsmedizin")
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def _key_header(site: TestSite) -> str:
 
 def test_a_sites_certificate_is_read_whole(authority: Authority, site: TestSite, material: Material) -> None:
     parsed = parse_client_certificate(_certificate_header(site), authority.certificate)
-    assert (parsed.site, parsed.organisation) == ("charite", "Charité – Universitätsmedizin")
+    assert (parsed.site, parsed.organisation) == ("charite", "Charité, Universitätsmedizin")
     assert parsed.key == fingerprint(site.key) == key_fingerprint(_key_header(site))
     assert parsed.serial == site.certificate.serial_number
     assert material.site_problem(_certificate_header(site), _key_header(site)) is None
