@@ -117,21 +117,20 @@ name_limits() {
     esac
 }
 
+# how_to_get WHAT: docker, compose, buildx, python, venv or make.
 how_to_get() {
-    local packages
-    if with_apt; then
-        case $1 in
-            docker) packages=docker.io ;;
-            compose | buildx) packages="" ;;
-            python) packages="a newer release of $(os_release ID), or python3.11 and python3.11-venv" ;;
-            venv) packages=python3-venv ;;
-            *) packages=$1 ;;
-        esac
-        if is_root; then echo "$0 ensure installs it"; return; fi
-        if [ -z "$packages" ]; then echo "$0 ensure unpacks it into ~/.docker/cli-plugins"; return; fi
-        echo "as root: $0 ensure, or apt-get install $packages"
-        return
-    fi
+    if ! with_apt; then how_to_get_elsewhere "$1"; return; fi
+    if is_root; then echo "$0 ensure installs it"; return; fi
+    case $1 in
+        docker) echo "as root: $0 ensure, or apt-get install docker.io" ;;
+        compose | buildx) echo "$0 ensure unpacks it into ~/.docker/cli-plugins" ;;
+        python) echo "as root: $0 ensure, or apt-get install python3 python3-venv (python3.11 where python3 is older)" ;;
+        venv) echo "as root: $0 ensure, or apt-get install python3-venv" ;;
+        make) echo "as root: $0 ensure, or apt-get install make" ;;
+    esac
+}
+
+how_to_get_elsewhere() {
     case $1 in
         docker) echo "install Docker Engine or Docker Desktop: https://docs.docker.com/engine/install/" ;;
         compose | buildx) echo "install the plugin docker-$1: https://docs.docker.com/compose/install/linux/" ;;

@@ -17,9 +17,9 @@ write_hosts() {
 
 no_proxy_lines() {
     local list
-    list=$(printf ',%s' "$@")
+    list=$(printf '%s,' "$@")
     # shellcheck disable=SC2016  # for the shell that reads the profile
-    printf 'export NO_PROXY="${NO_PROXY:-${no_proxy:-}}%s"\nexport no_proxy="$NO_PROXY"\n' "$list"
+    printf 'export NO_PROXY="%s${NO_PROXY:-${no_proxy:-}}"\nexport no_proxy="$NO_PROXY"\n' "$list"
 }
 
 behind_proxy() { [ -n "${HTTPS_PROXY:-}${https_proxy:-}${HTTP_PROXY:-}${http_proxy:-}${ALL_PROXY:-}${all_proxy:-}" ]; }
