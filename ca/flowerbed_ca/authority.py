@@ -141,10 +141,16 @@ class Authority:
         return None if content is None else issuing.load_certificate(content, path)
 
     def _task(self, leaf: Leaf, action: str, held: x509.Certificate | None) -> Task:
-        """Renewal makes a new key where the store holds the old one, and keeps a public key that came in a CSR."""
+        """Renewal makes a new key where the store holds the old one, and keeps a public key that came in a CSR.
+
+        A first certificate takes a key that is there already, unless one for the same subject was revoked.
+        """
         path = f"private/{leaf.name}.key"
         content = self.store.read(path)
         if held is None:
+            subject = profiles.index_subject(leaf)
+            if content is not None and any(entry.subject == subject for entry in self.store.index().revoked()):
+                return Task(leaf, action)
             return Task(leaf, action, key=None if content is None else issuing.load_key(content, path))
         if content is not None:
             return Task(leaf, action)
@@ -235,6 +241,13 @@ class Authority:
     def status(self) -> Status:
         """Days left of root, leaves and list, for people. Opens no key, takes no lock. Raises StoreMissing."""
         return report(self.root(), self._leaves(), self._crl(), self.store.index(), self._now())
+
+    def crl_days_left(self) -> int | None:
+        """Whole days left of the revocation list, None where there is none."""
+        current = self._crl()
+        return (
+            None if current is None or current.next_update_utc is None else (current.next_update_utc - self._now()).days
+        )
 
     def check(self) -> list[check.Finding]:
         """What is wrong in the store; see `check`. Finishes first what a killed process left behind."""

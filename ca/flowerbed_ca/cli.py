@@ -12,6 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from . import custody, display, issuing
+from .authority import Authority
 from .errors import CaError, RequestRefused
 from .index import REASONS
 from .issuing import Issued
@@ -44,13 +45,19 @@ def _options(
 def init(
     context: typer.Context,
     passphrase: Annotated[bool, typer.Option("--passphrase", help="Encrypt the CA key with a passphrase.")] = False,
+    root_only: Annotated[bool, typer.Option("--root-only", help="Make no other certificate and no list yet.")] = False,
 ) -> None:
-    """Create the authority, or say that it is there."""
+    """Create the authority with everything that federation.yaml plans; what exists stays as it is."""
     project: Project = context.obj
     authority = project.authority()
     secret = custody.ask_new_passphrase() if passphrase and not authority.exists() else None
     created = authority.ensure_root(project.topology.title, passphrase=secret)
     typer.echo(f"{project.pki}: {'authority created' if created else 'authority exists, nothing changed'}")
+    if not root_only:
+        authority = authority if secret is None else project.authority(lambda: secret)
+        plan = project.plan()
+        _report(authority.ensure_leaves(plan), len(plan))
+        _report_crl(authority, signed=authority.ensure_crl())
 
 
 @app.command()
@@ -118,9 +125,7 @@ def crl(context: typer.Context) -> None:
     """Sign the revocation list if something was revoked or fewer than 20 days of it are left."""
     project: Project = context.obj
     authority = project.authority()
-    signed = authority.ensure_crl()
-    days = authority.status().crl_days_left
-    typer.echo(f"revocation list: {'signed' if signed else 'nothing changed'}, {days} days left")
+    _report_crl(authority, signed=authority.ensure_crl())
 
 
 @app.command(name="list")
@@ -150,6 +155,11 @@ def check(context: typer.Context) -> None:
     if any(finding.refused for finding in found):
         raise typer.Exit(2)
     typer.echo(f"{project.pki}: {len(found)} notes" if found else f"{project.pki}: all is well")
+
+
+def _report_crl(authority: Authority, *, signed: bool) -> None:
+    days = authority.crl_days_left()
+    typer.echo(f"revocation list: {'signed' if signed else 'nothing changed'}, {days} days left")
 
 
 def _report(done: list[Issued], total: int) -> None:

@@ -28,7 +28,8 @@ keyUsage=critical,cRLSign,keyCertSign
     "serverClient": f"{_LEAF}extendedKeyUsage=serverAuth,clientAuth\n",
 }
 _VARS = """\
-# What easyrsa 3.2 needs to make certificates like flowerbed's. Written once by `flowerbed ca`, then yours.
+# What easyrsa 3.2 needs to make certificates like flowerbed's. Written once by flowerbed ca, then yours. (No backticks
+# here: easyrsa refuses them.)
 if [ -z "$EASYRSA_CALLER" ]; then
 	echo "easyrsa reads this file by itself." >&2
 	return 1

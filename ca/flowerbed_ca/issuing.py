@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from . import custody, naming, profiles
+from . import custody, naming, profiles, sharing
 from .errors import PlanInvalid, RequestRefused, StoreBroken
 from .index import VALID, Entry
 from .plan import Leaf
@@ -99,7 +99,7 @@ def _request(leaf: Leaf, key: ec.EllipticCurvePrivateKey) -> bytes:
 
 def sign_all(signer: Signer, tasks: Sequence[Task], now: datetime) -> list[tuple[Issued, Change]]:
     """All tasks, in their order."""
-    return [signer.sign(task, now) for task in tasks]
+    return sharing.spread(lambda task: signer.sign(task, now), tasks)
 
 
 def gather(changes: Iterable[Change]) -> Change:

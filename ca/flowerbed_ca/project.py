@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from . import custody
 from .authority import Authority
 from .errors import PlanInvalid, UnknownCertificate
 from .plan import Leaf, certificate_plan, supernode_fingerprint
@@ -39,12 +40,12 @@ class Project:
 
         return load(self.directory / "federation.yaml")
 
-    def authority(self) -> Authority:
+    def authority(self, ask: custody.Ask = custody.ask_passphrase) -> Authority:
         """The authority, with the lifetimes of federation.yaml where there is one."""
         if not (self.directory / "federation.yaml").exists():
-            return Authority(self.pki)
-        lifetimes = self.topology.ca
-        return Authority(self.pki, root_days=lifetimes.root_years * _DAYS_PER_YEAR, leaf_days=lifetimes.leaf_days)
+            return Authority(self.pki, ask=ask)
+        root_days = self.topology.ca.root_years * _DAYS_PER_YEAR
+        return Authority(self.pki, root_days=root_days, leaf_days=self.topology.ca.leaf_days, ask=ask)
 
     def key_path(self, site: str) -> Path:
         """Where a site's SuperNode public key lies."""
