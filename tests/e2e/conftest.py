@@ -10,9 +10,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from .federation import CANARY, KIT, Federation, docker, fresh, sweep
+from .federation import CANARY, KIT, STACK, Federation, docker, fresh, sweep
 
-ROOT = KIT / ".cache" / "e2e"
+ROOT = KIT / ".cache" / "e2e" / STACK
 KEEP = os.environ.get("FLOWERBED_E2E_KEEP") == "1"
 
 

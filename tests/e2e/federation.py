@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -15,23 +16,26 @@ import yaml
 from flowerbed_topology import Topology, load
 
 KIT = Path(__file__).resolve().parents[2]
-STACK = "fbtest"
+# FLOWERBED_E2E_INDEX (0 to 9) keeps the stacks of two checkouts, or of two test runs, out of each other's way.
+INDEX = int(os.environ.get("FLOWERBED_E2E_INDEX", "0"))
+STACK = f"fbtest{INDEX}"
 CANARY = "271828.182845"
+NET = f"10.{213 + INDEX}"
 # Of a range of its own, so that a federation that somebody uses on this host goes on undisturbed.
 FEDERATION: dict[str, Any] = {
     "name": STACK,
     "title": "Test Consortium",
-    "domain": "fbtest.localhost",
-    "edge": {"https_port": 18443, "http_port": 18080},
+    "domain": f"{STACK}.localhost",
+    "edge": {"https_port": 18443 + INDEX, "http_port": 18080 + INDEX},
     "networks": {
-        "services": "10.213.0.0/24",
-        "clients": "10.213.1.0/24",
-        "monitoring": "10.213.2.0/24",
-        "notebooks": "10.213.3.0/24",
-        "data": "10.213.4.0/24",
-        "serverapp": "10.213.5.0/24",
-        "edge": "10.213.6.0/24",
-        "sites": "10.213.16.0/20",
+        "services": f"{NET}.0.0/24",
+        "clients": f"{NET}.1.0/24",
+        "monitoring": f"{NET}.2.0/24",
+        "notebooks": f"{NET}.3.0/24",
+        "data": f"{NET}.4.0/24",
+        "serverapp": f"{NET}.5.0/24",
+        "edge": f"{NET}.6.0/24",
+        "sites": f"{NET}.16.0/20",
     },
     "organisations": [
         {
@@ -39,7 +43,11 @@ FEDERATION: dict[str, Any] = {
             "title": title,
             "site": {"number": number, "data": {"sample": "breast-cancer", "part": number, "of": 3}},
         }
-        for number, name, title in ((1, "north", "North Clinic"), (2, "south", "South Clinic"), (3, "west", "Clinique Été"))
+        for number, name, title in (
+            (1, "north", "North Clinic"),
+            (2, "south", "South Clinic"),
+            (3, "west", "Clinique Été"),
+        )
     ],
     "federations": [{"name": "cancer", "organisations": ["north", "south", "west"]}],
 }
@@ -86,10 +94,14 @@ class Federation:
         """Return a container's name: `superlink`, `north-gateway`."""
         return f"{STACK}-{service}"
 
-    def sh(self, service: str, script: str, *, user: str | None = None, check: bool = True, timeout: float = 120) -> str:
+    def sh(
+        self, service: str, script: str, *, user: str | None = None, check: bool = True, timeout: float = 120
+    ) -> str:
         """Run a shell script inside a running container."""
         options = ["-u", user] if user else []
-        return docker("exec", "-i", *options, self.container(service), "bash", "-c", script, check=check, timeout=timeout)
+        return docker(
+            "exec", "-i", *options, self.container(service), "bash", "-c", script, check=check, timeout=timeout
+        )
 
     def python(self, service: str, code: str, *, user: str | None = None, check: bool = True) -> str:
         """Run Python code inside a running container."""
