@@ -31,6 +31,15 @@ def superexec_arguments(settings: Settings) -> list[str]:
     ]
 
 
+def show_log() -> None:
+    """Write the kit's own log to standard error; Flower writes its own."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    logger = logging.getLogger("flowerbed")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+
+
 def prepare(settings: Settings) -> None:
     """Make the tasks' directory safe, remove what an earlier start has left, keep proxies out of the way."""
     from .launch import supervisor_command
@@ -70,8 +79,7 @@ def run(settings: Settings) -> int:
 
 def main() -> int:
     """Start the executor named on the command line."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    show_log()
     try:
         settings = load(sys.argv[1] if len(sys.argv) > 1 else "", os.environ)
         check(settings)

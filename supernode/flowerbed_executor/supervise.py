@@ -201,7 +201,9 @@ def _keep_only(wanted: set[int]) -> None:
     """Close every other descriptor and let these survive exec."""
     lowest = 0
     for descriptor in sorted(wanted):
-        os.closerange(lowest, descriptor)
+        if lowest < descriptor:
+            # An empty range from 0 closes everything (CPython hands close_range(2) a last descriptor of -1).
+            os.closerange(lowest, descriptor)
         os.set_inheritable(descriptor, True)
         lowest = descriptor + 1
     os.closerange(lowest, os.sysconf("SC_OPEN_MAX"))

@@ -16,6 +16,15 @@ from .settings import Settings, SettingsError, check, load
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
 
 
+def show_log() -> None:
+    """Write the kit's own log to standard error; Flower writes its own."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    logger = logging.getLogger("flowerbed")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+
+
 def prepare() -> None:
     """Keep telemetry, update checks and proxies away from Flower: the gateway is the only way out."""
     for name in _PROXIES:
@@ -50,8 +59,7 @@ def run(settings: Settings) -> tuple[int, str]:
 
 def main() -> None:
     """Start the SuperNode and end with its status, whatever threads are left."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    show_log()
     try:
         prepare()
         settings = load(os.environ)
