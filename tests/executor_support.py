@@ -1,4 +1,4 @@
-"""What tests of the executor share: certificates, app bundles, and an executor beside a Runtime API, both in containers.
+"""What tests of the executor share: certificates, app bundles, an executor beside a Runtime API in containers.
 
 The executor runs in the kit's image with the flags of compose/site.yaml; its code is mounted from this checkout.
 """
@@ -12,6 +12,7 @@ import subprocess
 import textwrap
 import time
 import uuid
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,10 @@ def bundle(work: str) -> bytes:
     source = APP + "def work(context):\n" + textwrap.indent(textwrap.dedent(work), "    ")
     files = {"pyproject.toml": PROJECT.encode(), "README.md": b"# probe\n", "LICENSE": b"Apache-2.0\n"}
     files |= {"probe/__init__.py": b"", "probe/app.py": source.encode()}
-    return build_fab_from_files(files)[0]
+    with warnings.catch_warnings():
+        # Flower's own use of pathspec.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return build_fab_from_files(files)[0]
 
 
 def certificates(directory: Path, *names: str) -> None:

@@ -1,7 +1,8 @@
 """A site's Runtime API with tasks of the test's choosing: Flower's own SuperNode app and state, without a SuperLink.
 
-Run inside a container, beside an executor that shares its network: ``python runtime_api.py SECRETS JOBS OUT``. Each file
-``JOBS/<run id>.json`` becomes a run with one task; ``OUT/<run id>.json`` tells how it stands. Not a model of the SuperLink.
+Run inside a container, beside an executor that shares its network: ``python runtime_api.py SECRETS JOBS OUT``. Each
+file ``JOBS/<run id>.json`` becomes a run with one task; ``OUT/<run id>.json`` tells how it stands. Not a model of the
+SuperLink.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import time
 from pathlib import Path
 
 import uvicorn
-from flowerbed_supernode import replies
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.supercore.constant import TaskType
 from flwr.supercore.fab import Fab
@@ -24,6 +24,8 @@ from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode.main import create_app
 from flwr.supernode.nodestate import NodeStateFactory
 from flwr.supernode.start_client_internal import _insert_message
+
+from flowerbed_supernode import replies
 
 PORT, NODE = 9094, 7
 

@@ -16,7 +16,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -310,11 +310,11 @@ def terminated(process: subprocess.Popen[bytes], patience_s: float = 20) -> Iter
                 process.wait()
 
 
-def wait_until(condition: object, timeout_s: float, what: str) -> None:
-    """Poll a callable until it holds."""
+def wait_until(condition: Callable[[], object], timeout_s: float, what: str) -> None:
+    """Poll until the condition holds."""
     end = time.monotonic() + timeout_s
     while time.monotonic() < end:
-        if callable(condition) and condition():
+        if condition():
             return
         time.sleep(0.2)
     raise AssertionError(f"{what} has not happened within {timeout_s} s")

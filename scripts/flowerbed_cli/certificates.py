@@ -28,7 +28,9 @@ def ensure(project: Project, topology: Topology, keys: Mapping[str, str]) -> lis
     used = authority(project, topology)
     lines = [f"created the certificate authority of {topology.title}"] if used.ensure_root(topology.title) else []
     try:
-        lines += [f"{one.action} certificate {one.name}" for one in used.ensure_leaves(certificate_plan(topology, keys))]
+        lines += [
+            f"{one.action} certificate {one.name}" for one in used.ensure_leaves(certificate_plan(topology, keys))
+        ]
         lines += ["signed the revocation list"] if used.ensure_crl() else []
     except CaKeyLocked as error:
         refuse_unusable(project, topology, keys, error)

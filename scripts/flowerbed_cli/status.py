@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -85,12 +86,12 @@ def heartbeats(topology: Topology) -> dict[str, tuple[str, bool]]:
     return {node["name"]: heartbeat(node, now) for node in nodes if node["name"]}
 
 
-def heartbeat(node: dict[str, str], now: datetime) -> tuple[str, bool]:
+def heartbeat(node: dict[str, Any], now: datetime) -> tuple[str, bool]:
     """Return one node's last heartbeat as "12 s ago", and whether it is online."""
     if not node.get("last_heartbeat"):
         return "never", False
     ago = (now - datetime.fromisoformat(node["last_heartbeat"])).total_seconds()
-    return f"{max(ago, 0):.0f} s ago", node["status"] == "online"
+    return f"{max(ago, 0):.0f} s ago", bool(node["online"])
 
 
 def table(topology: Topology, lines: list[Line]) -> Table:

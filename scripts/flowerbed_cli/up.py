@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from rich.console import Console
 
@@ -195,7 +196,7 @@ def last_words(container: str) -> str:
 
 def ensure_registered(project: Project, topology: Topology) -> list[str]:
     """Register the SuperNodes that the SuperLink does not know yet; return their sites."""
-    known = {node["public_key_sha256"] for node in superlink_status(topology)["nodes"]}
+    known = {node["supernode"] for node in superlink_status(topology)["nodes"]}
     keys = secrets.ensure_supernode_keys(project, topology)
     missing = [site.name for site in topology.sites if keys[site.name] not in known]
     if missing:
@@ -219,10 +220,10 @@ def register(project: Project, sites: list[str]) -> None:
 FLWR_HOME = "mkdir -p $FLWR_HOME && cp /config/config.toml $FLWR_HOME/\n"
 
 
-def superlink_status(topology: Topology) -> dict[str, list[dict[str, str]]]:
+def superlink_status(topology: Topology) -> dict[str, list[dict[str, Any]]]:
     """Return what the SuperLink's own container says of nodes and runs (`python -m flowerbed_superlink.status`)."""
     text = docker.run(["exec", f"{topology.name}-superlink", "python", "-m", "flowerbed_superlink.status"], timeout=60)
-    answer: dict[str, list[dict[str, str]]] = json.loads(text)
+    answer: dict[str, list[dict[str, Any]]] = json.loads(text)
     return answer
 
 

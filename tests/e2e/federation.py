@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from flowerbed_topology import Topology, load
 
 KIT = Path(__file__).resolve().parents[2]
@@ -21,6 +22,7 @@ INDEX = int(os.environ.get("FLOWERBED_E2E_INDEX", "0"))
 STACK = f"fbtest{INDEX}"
 CANARY = "271828.182845"
 NET = f"10.{213 + INDEX}"
+SITES = ((1, "north", "North Clinic"), (2, "south", "South Clinic"), (3, "west", "Clinique Été"))
 # Of a range of its own, so that a federation that somebody uses on this host goes on undisturbed.
 FEDERATION: dict[str, Any] = {
     "name": STACK,
