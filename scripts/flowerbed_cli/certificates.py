@@ -39,7 +39,7 @@ def ensure(project: Project, topology: Topology, keys: Mapping[str, str]) -> lis
 
 
 def refuse_unusable(project: Project, topology: Topology, keys: Mapping[str, str], error: CaKeyLocked) -> None:
-    """Raise `error` if what was signed before does not suffice to go on: a certificate is missing, or the list is over."""
+    """Raise `error` if what was signed before is not enough: a certificate is missing, or the list over."""
     missing = [
         leaf.name
         for leaf in certificate_plan(topology, keys)
@@ -50,7 +50,7 @@ def refuse_unusable(project: Project, topology: Topology, keys: Mapping[str, str
 
 
 def days_left(project: Project) -> dict[str, int]:
-    """Return the days left of every certificate by name, of `ca`, and of the list as `crl`; empty without an authority."""
+    """Return the days left of each certificate by name, of `ca`, and of the list as `crl`; empty without a CA."""
     try:
         found = Authority(project.pki).status()
     except CaError:

@@ -1,4 +1,4 @@
-"""The `flowerbed` command: reads the topology, calls one function per verb, turns errors into a sentence and exit code 2."""
+"""The `flowerbed` command: calls one function per verb, turns errors into one sentence, exit code 2."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from flowerbed_ca.cli import app as ca_app
 from rich.console import Console
 
+from flowerbed_ca.cli import app as ca_app
 from flowerbed_ca.errors import CaError
 from flowerbed_topology import Topology, TopologyError, load
 

@@ -1,4 +1,4 @@
-"""Has NGINX itself parse a configuration before it is used: `nginx -t`, in the image and with the keys it will serve."""
+"""Has NGINX parse a configuration before it is used: `nginx -t`, in the image and with the keys it will serve."""
 
 from __future__ import annotations
 

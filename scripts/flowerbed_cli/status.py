@@ -1,4 +1,4 @@
-"""`flowerbed status`: one line per service and site, from Docker, the certificate store and the SuperLink. Only looks."""
+"""`flowerbed status`: one line per service and site, from Docker, the CA and the SuperLink. Only looks."""
 
 from __future__ import annotations
 

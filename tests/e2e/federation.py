@@ -1,4 +1,4 @@
-"""A federation of the tests' own, driven as an operator, a researcher or an attacker would: through commands and containers."""
+"""A federation of the tests' own, driven as operators, researchers and attackers do: commands and containers."""
 
 from __future__ import annotations
 
@@ -113,8 +113,8 @@ class Federation:
     def sql(self, query: str) -> str:
         """Run SQL on the SuperLink's database; return bare rows."""
         return docker(
-            "exec", "-i", self.container("postgres"), "psql", "-h", "/run/postgresql", "-U", "postgres", "-d", "superlink",
-            "-XAtq", "-c", query,
+            "exec", "-i", self.container("postgres"), "psql", "-h", "/run/postgresql", "-U", "postgres",
+            "-d", "superlink", "-XAtq", "-c", query,
         ).strip()  # fmt: skip
 
     def inspect(self, service: str) -> dict[str, Any]:
