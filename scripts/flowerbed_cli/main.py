@@ -38,18 +38,19 @@ def options(
     """Find the project."""
     # Directories that containers read through a mount must be open to their users, whatever the operator's umask.
     os.umask(0o022)
-    context.obj = Project.find(project)
+    # A path, because the authority's verbs know no more of the project than that.
+    context.obj = Project.find(project).root
 
 
 def topology_of(context: typer.Context) -> tuple[Project, Topology]:
     """Return the project and its validated topology."""
-    project: Project = context.obj
+    project = Project(context.obj)
     return project, load(project.federation_file)
 
 
 @app.command()
 def certificates(context: typer.Context) -> None:
-    """Create the authority and every certificate that is due; a second time changes nothing."""
+    """Create the authority and every certificate that is due."""
     from . import certificates as work
     from . import secrets
 
@@ -68,12 +69,13 @@ def images(
 
     if torch not in ("cpu", "cuda"):
         raise FlowerbedError(f"--torch {torch}: give cpu or cuda.")
-    report([f"built {name}" for name in work.build(context.obj, console, torch=torch)], "Images are up to date.")
+    built = work.build(Project(context.obj), console, torch=torch)
+    report([f"built {name}" for name in built], "Images are up to date.")
 
 
 @app.command()
 def up(context: typer.Context) -> None:
-    """Start the federation, or bring it in line with federation.yaml."""
+    """Start the federation, or apply federation.yaml to it."""
     from .up import up as work
 
     project, topology = topology_of(context)
@@ -95,7 +97,7 @@ def down(context: typer.Context) -> None:
 
 @app.command()
 def status(context: typer.Context) -> None:
-    """Show one line per service and site; exit code 1 if something is not as it should be."""
+    """Show one line per service and site; exit code 1 if one is ill."""
     from .status import status as work
 
     project, topology = topology_of(context)
@@ -138,7 +140,7 @@ def run(
 
 @app.command()
 def demo(context: typer.Context) -> None:
-    """Build the images, start the federation, and train the first app on it."""
+    """Build images, start the federation, train the first app."""
     from . import images as build
     from . import runs
     from .up import up as start

@@ -164,7 +164,7 @@ def ensure_seeded(project: Project, site: Site) -> None:
     write_tree(project.build, {f"seeded/{site.name}": share})
 
 
-def in_parallel(work: Callable[[Site], None], sites: Iterable[Site]) -> None:
+def in_parallel(work: Callable[[Site], object], sites: Iterable[Site]) -> None:
     """Do the same for every site, a few at a time; the first error is raised after all have ended."""
     with ThreadPoolExecutor(max_workers=4) as pool:
         for done in [pool.submit(work, site) for site in sites]:
