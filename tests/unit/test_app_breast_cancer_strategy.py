@@ -130,7 +130,7 @@ def test_a_bad_update_is_dropped_and_the_round_goes_on(fault: str, caplog: pytes
 def test_a_sites_refusal_is_reported_in_its_words() -> None:
     report = Run().round([update(1), reply(2, Error(code=2, reason="Round 2, and this site has no record"))], [])
 
-    assert report.refused == ["node 2: 'Round 2, and this site has no record'."]
+    assert report.refused == ["node 2: 'Round 2, and this site has no record'"]
     assert report.accuracy() is None
 
 

@@ -69,8 +69,8 @@ class CheckedFedAvg(FedAvg):
         """
         usable, self._report.updates = self._checked(replies, read_update)
         if not usable:
-            reasons = " ".join(self._report.refused) or "no site replied in time."
-            raise RunError(f"Round {server_round}: no usable update: {reasons}")
+            reasons = "; ".join(self._report.refused) or "no site replied in time"
+            raise RunError(f"Round {server_round}: no usable update: {reasons}.")
         arrays, metrics = super().aggregate_train(server_round, usable)
         if arrays is not None:
             self._on_arrays(server_round, arrays)
@@ -94,7 +94,7 @@ class CheckedFedAvg(FedAvg):
                 facts.append(read(reply))
             except AppError as error:
                 # repr(): a site's text must not start log lines of its own.
-                refusal = f"node {reply.metadata.src_node_id}: {str(error)[:500]!r}."
+                refusal = f"node {reply.metadata.src_node_id}: {str(error)[:500]!r}"
                 self._report.refused.append(refusal)
                 log(WARNING, "Round %d: dropped the reply of %s", self._report.number, refusal)
             else:
