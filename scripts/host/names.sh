@@ -5,14 +5,15 @@ hosts=/etc/hosts
 valid_mark() { [[ $1 =~ ^[a-z0-9][a-z0-9-]*$ ]] || die "mark $1: lower-case letters, digits and - only"; }
 profile_of() { printf '/etc/profile.d/flowerbed-%s.sh' "$1"; }
 without_block() { sed "/^# BEGIN flowerbed $1\$/,/^# END flowerbed $1\$/d" "$hosts"; }
+block_of() { sed -n "/^# BEGIN flowerbed $1\$/,/^# END flowerbed $1\$/p" "$hosts"; }
 
-# Written in place, not renamed: where /etc/hosts is a bind mount, a rename fails.
+# write_hosts MARK [BLOCK]: false if nothing had to change. Written in place, not renamed: where /etc/hosts is a bind mount, a
+# rename fails.
 write_hosts() {
-    local mark=$1 address=$2 new
-    shift 2
-    new=$(without_block "$mark" && { [ $# -eq 0 ] || printf '# BEGIN flowerbed %s\n%s %s\n# END flowerbed %s\n' "$mark" "$address" "$*" "$mark"; })
-    if [ "$new" = "$(cat "$hosts")" ]; then return 1; fi
-    printf '%s\n' "$new" >"$hosts"
+    local mark=$1 block=${2:-} new
+    if [ "$(block_of "$mark")" = "$block" ]; then return 1; fi
+    new=$(without_block "$mark")
+    printf '%s\n' "$new" ${block:+"$block"} >"$hosts"
 }
 
 no_proxy_lines() {
@@ -25,7 +26,7 @@ no_proxy_lines() {
 behind_proxy() { [ -n "${HTTPS_PROXY:-}${https_proxy:-}${HTTP_PROXY:-}${http_proxy:-}${ALL_PROXY:-}${all_proxy:-}" ]; }
 
 names() {
-    local mark=flowerbed address=127.0.0.1 profile
+    local mark=flowerbed address=127.0.0.1 block profile
     while [ $# -gt 0 ]; do
         case $1 in
             --mark) mark=${2:?--mark needs a value}; shift 2 ;;
@@ -39,7 +40,8 @@ names() {
         print_names "$address" "$@"
         return
     fi
-    if write_hosts "$mark" "$address" "$@"; then say "$hosts: $* → $address (block flowerbed $mark)"; else say "$hosts: unchanged"; fi
+    printf -v block '# BEGIN flowerbed %s\n%s %s\n# END flowerbed %s' "$mark" "$address" "$*" "$mark"
+    if write_hosts "$mark" "$block"; then say "$hosts: $* → $address (block flowerbed $mark)"; else say "$hosts: unchanged"; fi
     behind_proxy || return 0
     profile=$(profile_of "$mark")
     mkdir -p "$(dirname "$profile")"
@@ -61,7 +63,7 @@ forget_names() {
     local mark=${1:-flowerbed} profile
     valid_mark "$mark"
     is_root || die "only root may change $hosts: remove the block flowerbed $mark there, and $(profile_of "$mark")"
-    if write_hosts "$mark" ""; then say "$hosts: block flowerbed $mark removed"; else say "$hosts: unchanged"; fi
+    if write_hosts "$mark"; then say "$hosts: block flowerbed $mark removed"; else say "$hosts: unchanged"; fi
     profile=$(profile_of "$mark")
     [ ! -e "$profile" ] || { rm "$profile" && say "$profile removed"; }
 }
