@@ -15,6 +15,7 @@ _ATTRIBUTES = (
 )
 _LONGEST = 64  # ub-organization-name and its siblings, RFC 5280 appendix A.1
 _PRINTABLE = range(0x20, 0x7F)
+_SEPARATORS = b"/+"
 
 
 def name(organisation: str, unit: str, common_name: str) -> x509.Name:
@@ -30,7 +31,7 @@ def name(organisation: str, unit: str, common_name: str) -> x509.Name:
 
 
 def oneline(organisation: str, unit: str, common_name: str) -> str:
-    r"""The same name as `X509_NAME_oneline` writes it: every byte outside printable ASCII as `\xHH`.
+    r"""The same name as OpenSSL 3 writes it (`X509_NAME_oneline`): bytes outside ASCII as `\xHH`, `\/`, `\+`.
 
     `openssl ca -revoke` compares this string with the certificate and refuses when they differ.
     """
@@ -39,7 +40,13 @@ def oneline(organisation: str, unit: str, common_name: str) -> str:
 
 
 def _escape(value: str) -> str:
-    return "".join(chr(byte) if byte in _PRINTABLE else f"\\x{byte:02X}" for byte in value.encode())
+    return "".join(_escape_byte(byte) for byte in value.encode())
+
+
+def _escape_byte(byte: int) -> str:
+    if byte not in _PRINTABLE:
+        return f"\\x{byte:02X}"
+    return f"\\{chr(byte)}" if byte in _SEPARATORS else chr(byte)
 
 
 def serial_text(serial: int) -> str:
