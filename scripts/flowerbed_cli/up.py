@@ -159,7 +159,17 @@ def ensure_seeded(project: Project, site: Site) -> None:
     ):
         return
     docker.run(
-        docker.compose(project, site.name, "run", "--rm", "-T", "seed", str(site.data.part), str(site.data.of), "/data")
+        docker.compose(
+            project,
+            site.name,
+            "run",
+            "--rm",
+            "-T",
+            "seed",
+            str(site.data.part),
+            str(site.data.of),
+            "/data/breast-cancer.csv",
+        )
     )
     write_tree(project.build, {f"seeded/{site.name}": share})
 
