@@ -11,9 +11,11 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 from . import pinned
 from .settings import Settings, SettingsError, check, load
+from .spec import CLIENT_APP, RESULTS_GROUP
 
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
 
@@ -41,12 +43,17 @@ def show_log() -> None:
 
 
 def prepare(settings: Settings) -> None:
-    """Make the tasks' directory safe, remove what an earlier start has left, keep proxies out of the way."""
+    """Make the directories safe, remove what an earlier start has left, keep proxies out of the way."""
+    from .cleanup import ensure_store
     from .launch import supervisor_command
 
     for name in _PROXIES:
         os.environ.pop(name, None)
     os.environ.update(FLWR_TELEMETRY_ENABLED="0", FLWR_DISABLE_UPDATE_CHECK="1")
+    if settings.role.program == CLIENT_APP:
+        ensure_store(Path(settings.directories.state), None)
+    else:
+        ensure_store(Path(settings.directories.results), RESULTS_GROUP)
     settings.alive.parent.mkdir(parents=True, exist_ok=True)
     subprocess.run(supervisor_command("sweep", settings.directories.tasks), check=True)
 

@@ -12,6 +12,7 @@ import signal
 import stat
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from .privileges import acting_as, signal_as
@@ -30,6 +31,14 @@ def ensure_root(tasks: Path) -> None:
     Its mode is set here because Engine 20.10 forgets a tmpfs's ``mode=`` when a container is restarted.
     """
     tasks.chmod(0o711)
+
+
+def ensure_store(store: Path, group: int | None) -> None:
+    """Let no task list or enter the store of states or results; ``group`` may read it."""
+    if group is not None:
+        os.setgroups([group])
+        os.chown(store, -1, group)
+    store.chmod(0o700 if group is None else 0o750)
 
 
 def ensure_home(tasks: Path, uid: int) -> Path:
@@ -106,9 +115,7 @@ def _remove_files_of(uid: int, home: Path) -> None:
         for entry in home.iterdir():
             _remove(entry)
     for shared in SHARED:
-        for directory, names, files in os.walk(shared, topdown=False):
-            for name in (*names, *files):
-                _remove_if_owned(uid, Path(directory) / name)
+        _remove_owned(uid, Path(shared))
     _remove_ipc(uid)
 
 
@@ -123,13 +130,16 @@ def _remove(path: Path) -> None:
     path.rmdir()
 
 
-def _remove_if_owned(uid: int, path: Path) -> None:
-    try:
-        found = path.lstat()
-        if found.st_uid == uid:
-            path.rmdir() if stat.S_ISDIR(found.st_mode) else path.unlink()
-    except OSError:
-        return
+def _remove_owned(uid: int, directory: Path) -> None:
+    """Remove what ``uid`` owns in a directory that others use too, however deep, and go on where that is refused."""
+    with suppress(OSError):
+        for entry in directory.iterdir():
+            with suppress(OSError):
+                found = entry.lstat()
+                if found.st_uid == uid:
+                    _remove(entry)
+                elif stat.S_ISDIR(found.st_mode):
+                    _remove_owned(uid, entry)
 
 
 def _remove_ipc(uid: int) -> None:

@@ -35,6 +35,9 @@ _PROGRAM = (
     "from flowerbed_executor import supervise; sys.exit(supervise.main(sys.argv[1:]))"
 )
 
+_HEARTBEAT_SECONDS, _START_SECONDS = 10.0, 180.0
+"""How often, and for how long, a heartbeat is sent for a task that may still be importing its packages."""
+
 _STOP_SECONDS = 7.0
 """How long tasks may take to end after SIGTERM: Flower itself allows a task 5 s."""
 
@@ -137,7 +140,7 @@ class SupervisedExecutor:
     def _watch(self, process: subprocess.Popen[bytes], spec: TaskSpec) -> None:
         """Follow one supervisor to its end; a task that did not report its end itself is failed with the reason."""
         started = time.monotonic()
-        output, _ = process.communicate(spec.to_json())
+        output = self._follow(process, spec, started)
         sentence = self._ended(process, output)
         took, status = time.monotonic() - started, process.returncode
         log.info("run %d task %d ended with status %d after %.1f s", spec.run_id, spec.task_id, status, took)
@@ -145,6 +148,20 @@ class SupervisedExecutor:
         self._reporter.failed(spec.token, sentence)
         with self._lock:
             del self._running[process.pid]
+
+    def _follow(self, process: subprocess.Popen[bytes], spec: TaskSpec, started: float) -> bytes:
+        """Hand over the description, keep the token alive until the task can do so itself, return the supervisor's report.
+
+        Flower takes a task back 30 s after it was acquired and gives it out again, and on a busy host imports take longer.
+        """
+        description: bytes | None = spec.to_json()
+        while True:
+            try:
+                return process.communicate(description, timeout=_HEARTBEAT_SECONDS)[0]
+            except subprocess.TimeoutExpired:
+                description = None
+                if time.monotonic() - started < _START_SECONDS:
+                    self._reporter.heartbeat(spec.token)
 
     def _ended(self, process: subprocess.Popen[bytes], output: bytes) -> str:
         try:

@@ -31,6 +31,7 @@ EXPECTED = {
     ("flwr.supercore.superexec.plugin", "AutoExecPlugin.launch_task"): ("self", "token", "task"),
     ("flwr.supercore.exit", "add_exit_handler"): ("exit_handler", "run_before_force_exit"),
     ("flwr.supercore.runtime", "RuntimeHttpClient.PushTaskOutput"): ("self", "request"),
+    ("flwr.supercore.runtime", "RuntimeHttpClient.SendTaskHeartbeat"): ("self", "request"),
     **dict.fromkeys(ENTRY_POINTS.values(), ()),
 }
 """What is replaced or called, with the names of its parameters."""

@@ -1,7 +1,7 @@
 """Becoming a task's user, for good, and acting for that user from outside.
 
 The container holds CAP_SETUID and CAP_SETGID and no other capability: root here cannot signal, read or delete what
-belongs to a task, so whatever must be done to a task is done by a fork that takes the task's user on (`acting_as`).
+belongs to a task, so whatever must be done to a task is done as the task's user (`signal_as`, `acting_as`).
 Standard library only.
 """
 
@@ -19,8 +19,8 @@ from .spec import Limits
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_CHILD_SUBREAPER, PR_SET_NO_NEW_PRIVS = 1, 4, 36, 38
 
 _BYSTANDER = 99_999
-"""Real user of a fork that acts for a task. Nobody else's, so the task cannot signal that fork (kill(2): a sender must
-match the target's real or saved user), and `kill(-1)` from it reaches the task's user alone."""
+"""Real user of a process while it acts for a task. Nobody else's, so the task cannot signal it (kill(2): a sender must
+match the target's real or saved user), and its `kill(-1)` reaches the task's user alone."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -79,6 +79,22 @@ def limit(limits: Limits) -> None:
         resource.setrlimit(which, (lowest, lowest))
 
 
+def signal_as(uid: int, pid: int, number: int) -> None:
+    """Send a signal to a process of ``uid``; pid -1 means every process of that user. Gone ones are no error.
+
+    Needs no fork, which a task that has used up the container's processes could prevent. Not for signal handlers: two of
+    these must never nest.
+    """
+    os.setresuid(_BYSTANDER, uid, 0)
+    try:
+        if os.getresuid() == (_BYSTANDER, uid, 0):
+            os.kill(pid, number)
+    except ProcessLookupError:
+        pass
+    finally:
+        os.setresuid(0, 0, 0)
+
+
 def acting_as(uid: int, action: Callable[[], None]) -> bool:
     """Run ``action`` in a fork with the rights of ``uid``, itself out of that user's reach; True if it succeeded."""
     pid = os.fork()
@@ -93,14 +109,7 @@ def acting_as(uid: int, action: Callable[[], None]) -> bool:
             if os.getresuid() == (_BYSTANDER, uid, 0):
                 action()
                 code = 0
-        except ProcessLookupError:
-            code = 0
         finally:
             os._exit(code)
     _, status = os.waitpid(pid, 0)
     return os.waitstatus_to_exitcode(status) == 0
-
-
-def signal_as(uid: int, pid: int, number: int) -> None:
-    """Send a signal to a process of ``uid``; pid -1 means every process of that user. Gone ones are no error."""
-    acting_as(uid, lambda: os.kill(pid, number))

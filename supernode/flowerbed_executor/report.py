@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import closing, suppress
 
 import httpx
 from flwr.common.constant import SubStatus
-from flwr.proto.runtime_pb2 import PushTaskOutputRequest
+from flwr.proto.runtime_pb2 import PushTaskOutputRequest, SendTaskHeartbeatRequest
 from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor, RuntimeVersionHttpInterceptor
 from flwr.supercore.runtime import RuntimeHttpClient
 
@@ -46,8 +47,17 @@ class Reporter:
                 return False
             time.sleep(_PAUSE)
 
+    def heartbeat(self, token: str) -> None:
+        """Keep the token alive once; a failure is left to the next one."""
+        with suppress(httpx.HTTPError), closing(self._client(token)) as client:
+            client.SendTaskHeartbeat(SendTaskHeartbeatRequest())
+
     def _push(self, token: str, reason: str) -> None:
-        client = RuntimeHttpClient.from_server_address(
+        with closing(self._client(token)) as client:
+            client.PushTaskOutput(PushTaskOutputRequest(sub_status=SubStatus.FAILED, details=reason))
+
+    def _client(self, token: str) -> RuntimeHttpClient:
+        return RuntimeHttpClient.from_server_address(
             self._runtime_api,
             insecure=False,
             root_certificates=self._root_certificates,
@@ -56,7 +66,3 @@ class Reporter:
                 RuntimeTokenHttpInterceptor(token),
             ],
         )
-        try:
-            client.PushTaskOutput(PushTaskOutputRequest(sub_status=SubStatus.FAILED, details=reason))
-        finally:
-            client.close()

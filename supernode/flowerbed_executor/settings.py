@@ -27,6 +27,12 @@ class Role:
     drain_seconds: float
 
 
+_PIDS_MAX = (Path("/sys/fs/cgroup/pids.max"), Path("/sys/fs/cgroup/pids/pids.max"))
+"""The container's limit of processes and threads, in cgroup v2 and v1."""
+_OWN_PROCESSES = 48
+"""What SuperExec, supervisors and results writers need of it."""
+_LEAST_PROCESSES = 32
+
 ROLES = {
     # A ServerApp lasts as long as its run, so a stop cannot wait for it: its finished rounds are in the results store.
     "serverapp": Role(SERVER_APP, "superlink:8000", task_seconds=0, drain_seconds=0),
@@ -68,15 +74,16 @@ def load(role_name: str, environment: Mapping[str, str]) -> Settings:
     if role_name not in ROLES:
         raise SettingsError(f"The role is {role_name!r}; it must be serverapp or clientapp.")
     role, defaults, places = ROLES[role_name], Limits(), Directories()
+    at_once = int(_number(environment, "FLOWERBED_TASKS_AT_ONCE", 4))
     return Settings(
         role=role,
         runtime_api=environment.get("FLOWERBED_RUNTIME_ADDRESS", role.runtime_api),
         secrets=Path(environment.get("FLOWERBED_SECRETS", "/secrets")),
         alive=Path(environment.get("FLOWERBED_ALIVE", "/run/flowerbed/alive")),
         drain_seconds=_number(environment, "FLOWERBED_DRAIN_SECONDS", role.drain_seconds),
-        tasks_at_once=int(_number(environment, "FLOWERBED_TASKS_AT_ONCE", 4)),
+        tasks_at_once=at_once,
         limits=Limits(
-            processes=int(_number(environment, "FLOWERBED_TASK_PROCESSES", defaults.processes)),
+            processes=_fair_share(int(_number(environment, "FLOWERBED_TASK_PROCESSES", defaults.processes)), at_once),
             open_files=int(_number(environment, "FLOWERBED_TASK_OPEN_FILES", defaults.open_files)),
             file_bytes=_mib(environment, "FLOWERBED_TASK_FILE_MIB", defaults.file_bytes),
             data_bytes=_mib(environment, "FLOWERBED_TASK_MEMORY_MIB", defaults.data_bytes),
@@ -108,6 +115,15 @@ def check(settings: Settings) -> None:
     for directory in (settings.directories.tasks, store):
         if not Path(directory).is_dir() or Path(directory).stat().st_uid != 0 or not os.access(directory, os.W_OK):
             raise SettingsError(f"{directory} must be a writable directory that root owns; mount it.")
+
+
+def _fair_share(processes: int, at_once: int) -> int:
+    """Lower the limit so that tasks together cannot use up the container's processes, which supervisors need too."""
+    for path in _PIDS_MAX:
+        if path.is_file() and (raw := path.read_text().strip()).isdigit():
+            share = max(_LEAST_PROCESSES, (int(raw) - _OWN_PROCESSES) // max(1, at_once))
+            return min(processes or share, share)
+    return processes
 
 
 def _number(environment: Mapping[str, str], name: str, default: float) -> float:

@@ -14,7 +14,6 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 
 from . import cleanup, privileges
 from .pump import LogPump
@@ -43,11 +42,11 @@ class Supervisor:
         self._deadline = time.monotonic() + spec.limits.seconds if spec.limits.seconds else float("inf")
         self._late = False
         self._passed: dict[str, int] = {}
+        self._signals: list[int] = []
 
     def run(self) -> tuple[int, str]:
         """Return the task's exit status, shell style, and a sentence about its end."""
         privileges.prctl(privileges.PR_SET_CHILD_SUBREAPER, 1)
-        privileges.prctl(privileges.PR_SET_PDEATHSIG, signal.SIGTERM)
         privileges.prctl(privileges.PR_SET_DUMPABLE, 0)
         try:
             os.setgroups([self._uid, RESULTS_GROUP])
@@ -69,7 +68,8 @@ class Supervisor:
         passed["FLOWERBED_SPEC_FD"], spec_write = os.pipe()
         environment.update({name: str(descriptor) for name, descriptor in passed.items()})
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
-            signal.signal(number, self._forward)
+            # Passed on by the loop: whoever signals a task must not be interrupted at that (see `signal_as`).
+            signal.signal(number, lambda number, _frame: self._signals.append(number))
         parent = os.getpid()
         self._task = os.fork()
         if self._task == 0:
@@ -154,10 +154,12 @@ class Supervisor:
     def _wait(self) -> int:
         """Pass the task's output on until its process has ended; return its exit status, negative for a signal."""
         while True:
-            self._pump.turn(timeout=0.5)
+            self._pump.turn(timeout=0.2)
             pid, status = os.waitpid(self._task, os.WNOHANG)
             if pid:
                 return os.waitstatus_to_exitcode(status)
+            while self._signals:
+                privileges.signal_as(self._uid, self._task, self._signals.pop(0))
             self._watch_clock()
 
     def _watch_clock(self) -> None:
@@ -166,10 +168,6 @@ class Supervisor:
             return
         privileges.signal_as(self._uid, self._task, signal.SIGKILL if self._late else signal.SIGTERM)
         self._late, self._deadline = True, now + _GRACE
-
-    def _forward(self, number: int, _frame: FrameType | None) -> None:
-        if self._task:
-            privileges.signal_as(self._uid, self._task, number)
 
     def _let_go(self) -> None:
         while self._passed:
