@@ -15,6 +15,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -220,13 +221,14 @@ def free_port() -> int:
 class Postgres:
     """A PostgreSQL of the test's own, with TLS and SCRAM, from Debian's package."""
 
-    def __init__(self, directory: Path, authority: Authority) -> None:
+    def __init__(self, authority: Authority) -> None:
+        # Not below pytest's directory, which other sessions close to other users.
+        directory = Path(tempfile.mkdtemp(prefix="flowerbed-test-postgres-"))
         self.directory, self.port = directory, free_port()
         self.password = os.urandom(16).hex()
         self.programs = _programs()
         self._user = "postgres" if os.getuid() == 0 else None
         key = new_key()
-        directory.mkdir(mode=0o700)
         self._own(directory)
         (directory / "password").write_text(self.password)
         (directory / "tls.crt").write_bytes(pem(authority.issue(key, [x509.DNSName("localhost")])))
@@ -285,6 +287,12 @@ class Postgres:
 
     def stop(self) -> None:
         self._run("pg_ctl", "-D", str(self.directory / "data"), "-m", "fast", "-w", "stop")
+
+    def remove(self) -> None:
+        """Stop, if it runs, and delete everything."""
+        if (self.directory / "data" / "postmaster.pid").exists():
+            self.stop()
+        shutil.rmtree(self.directory)
 
 
 def _programs() -> Path:

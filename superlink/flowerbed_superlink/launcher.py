@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import os
 import signal
+import ssl
 import sys
 import time
 from importlib import import_module
@@ -30,7 +31,9 @@ if TYPE_CHECKING:
 
 FLWR_VERSION = "1.41.0"
 RETRY_S = 2.0
+_OURS = frozenset({"timeout_graceful_shutdown", "server_header", "ws"})  # what we give uvicorn and Flower does not
 _QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
+_TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = current_schema()"
 _FILES = ("tls.crt", "tls.key", "ca.crt", "crl.pem", "pgpass", "edge.token", "superexec.secret")
 
 
@@ -80,6 +83,11 @@ def check_files(config: Settings) -> None:
     for path in paths:
         if not os.access(path, os.R_OK):
             raise StartupError(f"{path} is missing or not readable for user {os.getuid()}: run `make up` again.")
+    try:
+        context = ssl.create_default_context(cafile=str(config.secrets / "ca.crt"))
+        context.load_cert_chain(config.secrets / "tls.crt", config.secrets / "tls.key")
+    except (ssl.SSLError, ValueError) as error:
+        raise StartupError(f"{config.secrets} holds a certificate or key that does not fit: {error}.") from error
 
 
 def wait_for_database(config: Settings) -> None:
@@ -91,7 +99,8 @@ def wait_for_database(config: Settings) -> None:
     end = time.monotonic() + config.database_wait_s
     while True:
         try:
-            connect(config.database, config.secrets).close()
+            with connect(config.database, config.secrets) as connection:
+                check_tables({name for (name,) in connection.execute(_TABLES)})
         except psycopg.Error as error:
             problem = " ".join(str(error).split())
             if time.monotonic() >= end:
@@ -100,6 +109,19 @@ def wait_for_database(config: Settings) -> None:
             time.sleep(RETRY_S)
         else:
             return
+
+
+def check_tables(names: set[str]) -> None:
+    """Check that a database that holds tables is Flower's: its migrations end in a long message otherwise.
+
+    Raises:
+        StartupError: somebody else's tables are in it.
+    """
+    if names and "alembic_version" not in names:
+        raise StartupError(
+            f"The SuperLink's database holds tables that are not Flower's ({', '.join(sorted(names)[:3])}): "
+            "give it a database of its own."
+        )
 
 
 def register_hooks() -> None:
@@ -149,17 +171,27 @@ def serve(config: Settings) -> None:
     entry: Any = import_module("flwr.superlink.cli.flower_superlink")
     entry.uvicorn = BoundedUvicorn(entry.uvicorn, config.stop_s)
     sys.argv = arguments(config)
+    _check_superexec_secret(config)
     try:
         entry.flower_superlink()
     except SQLAlchemyError as error:
         raise StartupError(f"The database refused Flower's schema: {' '.join(str(error).split())}.") from error
 
 
+def _check_superexec_secret(config: Settings) -> None:
+    from flwr.supercore.auth import load_superexec_auth_secret
+
+    try:
+        load_superexec_auth_secret(secret_file=str(config.secrets / "superexec.secret"))
+    except ValueError as error:
+        raise StartupError(f"{config.secrets / 'superexec.secret'} cannot be used: {error}.") from error
+
+
 class BoundedUvicorn:
     """Stands where the entry point calls `uvicorn.run`: checks what came of our hooks, and bounds a graceful stop."""
 
     def __init__(self, uvicorn: ModuleType, stop_s: int) -> None:
-        if "timeout_graceful_shutdown" not in inspect.signature(uvicorn.run).parameters:
+        if not set(inspect.signature(uvicorn.run).parameters) >= _OURS:
             raise StartupError("The installed uvicorn cannot bound a graceful stop: install the pinned versions.")
         self._uvicorn, self._stop_s = uvicorn, stop_s
 
@@ -170,10 +202,10 @@ class BoundedUvicorn:
             StartupError: Flower has fallen back to something of its own.
         """
         check_in_force(app)
-        if "timeout_graceful_shutdown" in options or options.get("workers") != 1:
+        if not _OURS.isdisjoint(options) or options.get("workers") != 1:
             raise StartupError("Flower calls uvicorn in another way than flwr 1.41.0 does: install the pinned version.")
         event("serving", host=options["host"], port=options["port"], flwr=FLWR_VERSION)
-        self._uvicorn.run(app, **options, timeout_graceful_shutdown=self._stop_s, server_header=False)
+        self._uvicorn.run(app, **options, timeout_graceful_shutdown=self._stop_s, server_header=False, ws="none")
 
 
 def check_in_force(app: FastAPI) -> None:

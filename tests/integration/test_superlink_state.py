@@ -1,0 +1,228 @@
+"""Flower's state on a real PostgreSQL: callers at once, NUL bytes, time zone, and a database that goes away.
+
+Upstream's own state tests are not in the wheel; these are the ones that our overrides exist for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from threading import Barrier
+from typing import TypeVar
+
+import pytest
+from flwr.app import RecordDict
+from flwr.app.message import Message, make_message
+from flwr.app.metadata import Metadata
+from flwr.common.constant import SUPERLINK_NODE_ID, SubStatus
+from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
+from flwr.supercore.date import now
+from flwr.supercore.fab import Fab
+from sqlalchemy.exc import OperationalError
+
+from flowerbed_superlink.hooks import get_ee_federation_manager, get_ee_linkstate_factory, get_ee_objectstore_factory
+from flowerbed_superlink.settings import settings
+from flowerbed_superlink.state import PostgresLinkState, PostgresObjectStore
+from superlink_support import Authority, Postgres, new_key, new_site, public_pem, write_material
+
+# Flower's migrations do not say how their paths are separated.
+pytestmark = pytest.mark.filterwarnings("ignore:No path_separator:DeprecationWarning")
+
+T = TypeVar("T")
+NUL = "before\x00after"
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    authority = Authority()
+    server = Postgres(authority)
+    try:
+        server.start()
+        server.create_database()
+        secrets, _ = write_material(tmp_path_factory.mktemp("state"), authority, [new_site(authority, "a", "A")])
+        _point_settings_at(server, secrets)
+        yield server
+    finally:
+        server.remove()
+        settings.cache_clear()
+
+
+def _point_settings_at(server: Postgres, secrets: Path) -> None:
+    (secrets / "pgpass").write_text(f"localhost:*:*:superlink:{server.password}\n")
+    (secrets / "pgpass").chmod(0o400)
+    os.environ["FLOWERBED_DATABASE"] = server.url
+    os.environ["FLOWERBED_PUBLIC_URL"] = "https://superlink.flowerbed.test"
+    os.environ["FLOWERBED_SECRETS"] = str(secrets)
+    settings.cache_clear()
+
+
+def _new_state() -> PostgresLinkState:
+    url = settings().database
+    manager, store = get_ee_federation_manager(), get_ee_objectstore_factory(url)
+    state = get_ee_linkstate_factory(url, manager, store).state()
+    manager.linkstate = state
+    assert isinstance(state, PostgresLinkState)
+    assert isinstance(state.object_store, PostgresObjectStore)
+    return state
+
+
+@pytest.fixture(scope="module")
+def state(postgres: Postgres) -> PostgresLinkState:
+    assert postgres.url
+    return _new_state()
+
+
+@pytest.fixture(scope="module")
+def second(state: PostgresLinkState) -> PostgresLinkState:
+    """A second LinkState on the same database, as another process would have."""
+    assert state.database_url
+    return _new_state()
+
+
+def _at_once(calls: list[Callable[[], T]]) -> list[T]:
+    """Run all calls at the same moment, each in a thread of its own."""
+    barrier = Barrier(len(calls))
+
+    def start(call: Callable[[], T]) -> T:
+        barrier.wait()
+        return call()
+
+    with ThreadPoolExecutor(len(calls)) as pool:
+        return list(pool.map(start, calls))
+
+
+def _run(state: PostgresLinkState) -> tuple[int, int]:
+    """Create a run; return it and its first task."""
+    run_id = state.create_run("a/b", "1.0.0", None, {}, NOOP_FEDERATION_ID, None, "<id:none>", TaskType.SERVER_APP)
+    task_id = state.get_run_info(run_ids=[run_id])[0].primary_task_id
+    assert task_id is not None
+    return run_id, task_id
+
+
+def _running(state: PostgresLinkState) -> tuple[int, int]:
+    run_id, task_id = _run(state)
+    assert state.claim_task(task_id)
+    assert state.activate_task(task_id)
+    return run_id, task_id
+
+
+def _node(state: PostgresLinkState, name: str = "a") -> int:
+    node_id = state.create_node("<id:none>", "none", public_pem(new_key()), 30, name=name)
+    assert state.activate_node(node_id, 30)
+    return node_id
+
+
+def _message(run_id: int, node_id: int) -> Message:
+    metadata = Metadata(
+        run_id=run_id,
+        message_id=os.urandom(32).hex(),
+        src_node_id=SUPERLINK_NODE_ID,
+        dst_node_id=node_id,
+        reply_to_message_id="",
+        group_id="",
+        created_at=now().timestamp(),
+        ttl=3600,
+        message_type="train",
+    )
+    return make_message(content=RecordDict(), metadata=metadata)
+
+
+def test_a_task_is_claimed_by_one_of_many(state: PostgresLinkState, second: PostgresLinkState) -> None:
+    for _ in range(5):
+        _, task_id = _run(state)
+        tokens = _at_once([partial(one.claim_task, task_id) for one in [state, second] * 4])
+        assert len([token for token in tokens if token]) == 1
+
+
+def test_each_message_is_delivered_to_one_of_many_pulls(state: PostgresLinkState, second: PostgresLinkState) -> None:
+    run_id, _ = _running(state)
+    node_id = _node(state)
+    sent = {state.store_message_ins(_message(run_id, node_id)) for _ in range(24)}
+    assert None not in sent
+
+    def pull(one: PostgresLinkState) -> list[str]:
+        got: list[str] = []
+        while messages := one.get_message_ins(node_id, limit=1):
+            got += [message.metadata.message_id for message in messages]
+        return got
+
+    pulled = _at_once([partial(pull, one) for one in [state, second] * 4])
+    received = [message_id for got in pulled for message_id in got]
+    assert sorted(received) == sorted(filter(None, sent))
+
+
+def test_a_nonce_is_spent_once(state: PostgresLinkState, second: PostgresLinkState) -> None:
+    expires = now().timestamp() + 60
+    spent = _at_once([partial(one.reserve_nonce, "test", "one", expires) for one in [state, second] * 4])
+    assert spent.count(True) == 1
+
+
+def test_one_key_registers_once(state: PostgresLinkState, second: PostgresLinkState) -> None:
+    key = public_pem(new_key())
+
+    def register(one: PostgresLinkState) -> int:
+        try:
+            return one.create_node("<id:none>", "none", key, 30)
+        except ValueError:
+            return 0
+
+    nodes = _at_once([partial(register, one) for one in [state, second] * 4])
+    assert len([node for node in nodes if node]) == 1
+
+
+def test_nul_bytes_are_taken_out_of_logs_details_and_names(state: PostgresLinkState) -> None:
+    run_id, task_id = _running(state)
+    state.add_task_log(task_id, NUL)
+    state.add_task_log(task_id, "\x00")
+    assert state.get_task_log(task_id, None)[0] == "beforeafter"
+    assert state.finish_task(task_id, SubStatus.FAILED, NUL)
+    assert state.get_run_info(run_ids=[run_id])[0].status.details == "beforeafter"
+    node_id = _node(state, NUL)
+    assert [node.name for node in state.get_node_info(node_ids=[node_id])] == ["beforeafter"]
+
+
+def test_bytes_keep_their_nuls(state: PostgresLinkState) -> None:
+    run_id, _ = _running(state)
+    fab = b"\x00\x01\x00"
+    fab_hash = state.store_fab(Fab("", fab, {}))
+    stored = state.get_fab(fab_hash)
+    assert stored is not None
+    assert stored.content == fab
+    assert run_id
+
+
+def test_only_serverapps_become_runs(state: PostgresLinkState) -> None:
+    for task_type in (TaskType.AGENT_APP, TaskType.SIMULATION, TaskType.MODEL, TaskType.CONNECTOR, TaskType.CLIENT_APP):
+        with pytest.raises(ValueError, match="this federation runs ServerApps only"):
+            state.create_run("a/b", "1.0.0", None, {}, NOOP_FEDERATION_ID, None, "<id:none>", task_type)
+
+
+def test_the_session_is_utc_encrypted_and_shared(state: PostgresLinkState) -> None:
+    assert state.query("SHOW timezone") == [{"TimeZone": "UTC"}]
+    row = state.query("SELECT ssl, version FROM pg_stat_ssl WHERE pid = pg_backend_pid()")[0]
+    assert row["ssl"] is True
+    assert row["version"] in ("TLSv1.2", "TLSv1.3")
+    store = state.object_store
+    assert isinstance(store, PostgresObjectStore)
+    with state.session(), store.session() as inner, state.session() as outer:
+        assert inner is outer
+
+
+def test_a_restarted_database_costs_no_request_after_it_is_back(state: PostgresLinkState, postgres: Postgres) -> None:
+    state.query("SELECT 1")
+    postgres.stop()
+    try:
+        with pytest.raises(OperationalError):
+            state.query("SELECT 1")
+    finally:
+        postgres.start()
+    assert state.query("SELECT 1 AS one") == [{"one": 1}]
+    assert len(state.get_node_info()) >= 1
+
+
+def test_migrations_run_again_on_a_used_database(state: PostgresLinkState) -> None:
+    before = len(state.get_node_info())
+    assert len(_new_state().get_node_info()) == before
