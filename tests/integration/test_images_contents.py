@@ -27,10 +27,8 @@ def test_the_base_is_no_larger_than_promised() -> None:
 
 @pytest.mark.parametrize("name", MEGABYTES)
 def test_an_image_carries_the_sum_of_its_sources(name: str) -> None:
-    assert (
-        inspect(image(name))["Config"]["Labels"]["flowerbed.source"]
-        == run("scripts/source-hash.sh", name, cwd=KIT).stdout.strip()
-    )
+    wanted = run("scripts/source-hash.sh", name, cwd=KIT).stdout.strip()
+    assert inspect(image(name))["Config"]["Labels"]["flowerbed.source"] == wanted, "make images brings it up to date"
 
 
 def test_the_flower_runtime_starts_hardened_and_has_no_torch_pip_or_uv() -> None:
@@ -82,7 +80,10 @@ def test_mount_points_have_the_modes_that_the_contracts_name() -> None:
 
 
 def test_nginx_reads_a_configuration_and_writes_nowhere_but_its_run_directory(tmp_path: Path) -> None:
-    lines = "pid /run/nginx/nginx.pid; error_log stderr; events {} http { server { listen 443; } }"
+    lines = (
+        "pid /run/nginx/nginx.pid; error_log stderr; events {} http { access_log /dev/stdout; server { listen 443; } }"
+    )
+    tmp_path.chmod(0o755)
     (tmp_path / "nginx.conf").write_text(lines)
     mounts = ("--tmpfs", "/run/nginx:uid=9702,gid=9702,mode=0700", "-v", f"{tmp_path}:/config:ro")
     said = docker("run", "--rm", *HARDENED, "--network", "none", "--user", "9702:9702", *mounts, image("nginx"), "-t")
