@@ -203,6 +203,20 @@ def test_a_run_waits_for_its_sites_and_no_longer(monkeypatch: pytest.MonkeyPatch
         wait_for_sites(cast(Grid, NodesOnly([1, 2])), 3, 0.05)
 
 
+def test_a_site_that_leaves_before_evaluation_holds_nobody_up() -> None:
+    messages = Run().strategy.configure_evaluate(1, record(model(0)), ConfigRecord(), cast(Grid, NodesOnly([1, 2])))
+
+    assert sorted(message.metadata.dst_node_id for message in messages) == [1, 2]
+
+
+def test_a_round_instructs_every_connected_site_once_enough_are_there() -> None:
+    strategy = Run().strategy
+    messages = strategy.configure_train(2, record(model(0)), ConfigRecord(), cast(Grid, NodesOnly([1, 2, 3, 4])))
+
+    assert sorted(message.metadata.dst_node_id for message in messages) == [1, 2, 3, 4]
+    assert {message.content["config"]["server-round"] for message in messages} == {2}
+
+
 def test_a_model_from_the_serverapp_is_checked_at_the_site_too() -> None:
     with pytest.raises(ArraysError, match="'weight' holds values that are not finite"):
         checked_arrays(record(model(math.nan)))

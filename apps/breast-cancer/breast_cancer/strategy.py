@@ -37,9 +37,10 @@ class CheckedFedAvg(FedAvg):
     ) -> None:
         super().__init__(
             fraction_evaluate=1.0 if run.report_evaluation else 0.0,
-            min_train_nodes=run.min_sites,
+            # FedAvg would wait for ever for a site that has left; `wait_for_sites` does the waiting.
+            min_train_nodes=1,
             min_evaluate_nodes=1,
-            min_available_nodes=run.min_sites,
+            min_available_nodes=1,
             train_metrics_aggr_fn=_largest_epsilon,
         )
         self._run = run
