@@ -133,7 +133,7 @@ def write_secret(path: Path, content: bytes) -> None:
 def docker(*arguments: str, check: bool = True) -> str:
     command = ["docker", *arguments]
     pipe, joined = subprocess.PIPE, subprocess.STDOUT
-    done = subprocess.run(command, stdout=pipe, stderr=joined, text=True, check=False, timeout=120)
+    done = subprocess.run(command, stdout=pipe, stderr=joined, text=True, check=False, timeout=300)
     if check and done.returncode:
         raise AssertionError(f"docker {' '.join(arguments[:3])}…: {done.stdout}")
     return done.stdout
@@ -186,7 +186,7 @@ class Bench:
             *("--cap-drop", "ALL", "--cap-add", "SETUID", "--cap-add", "SETGID", "--read-only"),
             *("--security-opt", "no-new-privileges:true", "--tmpfs", "/tasks:size=256m,mode=1711"),
             *("--tmpfs", "/tmp:size=64m,mode=1777", "--tmpfs", "/run/flowerbed:size=1m,mode=0755"),
-            *("--memory", "2g", "--pids-limit", "400", *variables),
+            *("--memory", "2g", "--pids-limit", "512", *variables),
             *(
                 part
                 for folder, package in code
@@ -210,7 +210,7 @@ class Bench:
         part.replace(part.with_suffix(".json"))
         return self._runs
 
-    def finished(self, run_id: int, seconds: float = 60) -> dict[str, Any]:
+    def finished(self, run_id: int, seconds: float = 180) -> dict[str, Any]:
         """Wait until the run's task has finished; return how."""
         path, deadline = self.root / "out" / f"{run_id}.json", time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -230,7 +230,7 @@ class Bench:
                 found |= json.loads(line.split("FACTS ", 1)[1])
         return found
 
-    def told(self, run_id: int, key: str, seconds: float = 30) -> Any:
+    def told(self, run_id: int, key: str, seconds: float = 120) -> Any:
         """Wait until the run's task has told ``key``."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -246,7 +246,7 @@ class Bench:
         """Run a shell script in the executor's container, as its root and with its capabilities."""
         return docker("exec", self.name, "sh", "-c", script, check=False)
 
-    def settled(self, seconds: float = 20) -> None:
+    def settled(self, seconds: float = 60) -> None:
         """Wait until no task directory is left."""
         deadline = time.monotonic() + seconds
         while self.inside("ls /tasks").strip():

@@ -55,11 +55,8 @@ class Runs:
 
     def standing(self) -> dict[int, dict[str, object]]:
         for message in self.state.get_messages_legacy(is_reply=True):
-            store, found = self.factory.objectstore_factory.store(), message.metadata.message_id
-            self.replies[message.metadata.run_id] = {
-                "error": message.error.reason if message.has_error() else None,
-                "objects": [len(store.get(found) or b"")],
-            }
+            reason = message.error.reason if message.has_error() else None
+            self.replies[message.metadata.run_id] = {"error": reason}
         return {
             task.run_id: {
                 "status": task.status.status,

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
@@ -38,13 +39,22 @@ _PROGRAM = (
 _HEARTBEAT_SECONDS, _START_SECONDS = 10.0, 180.0
 """How often, and for how long, a heartbeat is sent for a task that may still be importing its packages."""
 
-_STOP_SECONDS = 7.0
-"""How long tasks may take to end after SIGTERM: Flower itself allows a task 5 s."""
+_STOP_SECONDS, _REPORT_SECONDS = 6.0, 1.0
+"""How long tasks may take to end after SIGTERM (Flower itself allows a task 5 s), and what is waited for their report."""
 
 
 def supervisor_command(*arguments: str) -> list[str]:
     """Return the command of a supervisor: without `site`, which it does not need, it starts in milliseconds."""
     return [sys.executable, "-S", "-E", "-P", "-c", _PROGRAM, *arguments]
+
+
+@dataclass(frozen=True)
+class _Running:
+    """One supervisor, the thread that follows it, and its task's token."""
+
+    process: subprocess.Popen[bytes]
+    watcher: threading.Thread
+    token: str
 
 
 class SupervisedExecutor:
@@ -53,7 +63,7 @@ class SupervisedExecutor:
     def __init__(self, settings: Settings, reporter: Reporter) -> None:
         self._settings, self._reporter = settings, reporter
         self._root_certificates = settings.ca.read_text()
-        self._running: dict[int, tuple[subprocess.Popen[bytes], threading.Thread]] = {}
+        self._running: dict[int, _Running] = {}
         self._lock = threading.Lock()
         self._stopping = False
 
@@ -110,15 +120,26 @@ class SupervisedExecutor:
         self._stopping = True
         self._join(self._settings.drain_seconds)
         with self._lock:
-            left = [process for process, _ in self._running.values()]
-        for process in left:
+            left = list(self._running.values())
+        # Reported here first, because only here the reason is known; Flower's own report is then refused.
+        reports = [
+            self._report(running.token, "The executor was stopped before the task had ended.") for running in left
+        ]
+        for report in reports:
+            report.join(_REPORT_SECONDS)
+        for running in left:
             with suppress(ProcessLookupError):
-                process.send_signal(signal.SIGTERM)
+                running.process.send_signal(signal.SIGTERM)
         self._join(_STOP_SECONDS)
 
     def _refuse(self, token: str, task: Task, reason: str) -> LaunchResult:
-        threading.Thread(target=self._reporter.failed, args=(token, reason), daemon=True).start()
+        self._report(token, reason)
         return LaunchResult.failed(f"run {task.run_id}: {reason}")
+
+    def _report(self, token: str, reason: str) -> threading.Thread:
+        thread = threading.Thread(target=self._reporter.failed, args=(token, reason), daemon=True)
+        thread.start()
+        return thread
 
     def _start(self, token: str, task: Task) -> None:
         spec = TaskSpec(
@@ -134,7 +155,7 @@ class SupervisedExecutor:
         process = subprocess.Popen(supervisor_command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         watcher = threading.Thread(target=self._watch, args=(process, spec), daemon=True)
         with self._lock:
-            self._running[process.pid] = (process, watcher)
+            self._running[process.pid] = _Running(process, watcher, token)
         watcher.start()
 
     def _watch(self, process: subprocess.Popen[bytes], spec: TaskSpec) -> None:
@@ -150,9 +171,9 @@ class SupervisedExecutor:
             del self._running[process.pid]
 
     def _follow(self, process: subprocess.Popen[bytes], spec: TaskSpec, started: float) -> bytes:
-        """Hand over the description, keep the token alive until the task can do so itself, return the supervisor's report.
+        """Hand over the description, keep the token alive until the task can do so, return the supervisor's report.
 
-        Flower takes a task back 30 s after it was acquired and gives it out again, and on a busy host imports take longer.
+        Flower takes a task back 30 s after it was acquired, to give it out again; on a busy host imports take longer.
         """
         description: bytes | None = spec.to_json()
         while True:
@@ -187,7 +208,7 @@ class SupervisedExecutor:
     def _join(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         with self._lock:
-            watchers = [watcher for _, watcher in self._running.values()]
+            watchers = [running.watcher for running in self._running.values()]
         for watcher in watchers:
             watcher.join(max(0.0, deadline - time.monotonic()))
 

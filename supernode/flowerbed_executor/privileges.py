@@ -82,8 +82,8 @@ def limit(limits: Limits) -> None:
 def signal_as(uid: int, pid: int, number: int) -> None:
     """Send a signal to a process of ``uid``; pid -1 means every process of that user. Gone ones are no error.
 
-    Needs no fork, which a task that has used up the container's processes could prevent. Not for signal handlers: two of
-    these must never nest.
+    Needs no fork, which a task that has used up the container's processes could prevent. Not for signal handlers: two
+    of these must never nest.
     """
     os.setresuid(_BYSTANDER, uid, 0)
     try:
