@@ -3,6 +3,8 @@
 Not for names found in foreign certificates: the index already holds those as OpenSSL wrote them.
 """
 
+import re
+
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
@@ -14,8 +16,7 @@ _ATTRIBUTES = (
     ("CN", NameOID.COMMON_NAME),
 )
 _LONGEST = 64  # ub-organization-name and its siblings, RFC 5280 appendix A.1
-_PRINTABLE = range(0x20, 0x7F)
-_SEPARATORS = b"/+"
+_TO_ESCAPE = re.compile("[^ -~]|[/+]")  # applied to bytes, each as one character
 
 
 def name(organisation: str, unit: str, common_name: str) -> x509.Name:
@@ -40,13 +41,11 @@ def oneline(organisation: str, unit: str, common_name: str) -> str:
 
 
 def _escape(value: str) -> str:
-    return "".join(_escape_byte(byte) for byte in value.encode())
+    return _TO_ESCAPE.sub(_escaped, value.encode().decode("latin-1"))
 
 
-def _escape_byte(byte: int) -> str:
-    if byte not in _PRINTABLE:
-        return f"\\x{byte:02X}"
-    return f"\\{chr(byte)}" if byte in _SEPARATORS else chr(byte)
+def _escaped(found: re.Match[str]) -> str:
+    return f"\\{found[0]}" if found[0] in "/+" else f"\\x{ord(found[0]):02X}"
 
 
 def serial_text(serial: int) -> str:

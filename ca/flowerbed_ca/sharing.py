@@ -36,13 +36,19 @@ def spread(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
         children.append((child, receiver))
     results = [work(item) for item in parts[0]]
     for child, receiver in children:
-        results += receiver.recv()
+        answer: list[R] | Exception = receiver.recv()
         child.join()
+        if isinstance(answer, Exception):
+            raise answer
+        results += answer
     return results
 
 
 def _send(sender: Connection, work: Callable[[T], R], items: Sequence[T]) -> None:
-    sender.send([work(item) for item in items])
+    try:
+        sender.send([work(item) for item in items])
+    except Exception as error:  # noqa: BLE001 - the parent raises it
+        sender.send(error)
 
 
 def _cores() -> int:

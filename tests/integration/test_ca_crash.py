@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives import serialization
 from ca_support import PLAN, ROOT, SITE, Clock, authority
 from flowerbed_ca import naming
 from flowerbed_ca.authority import Authority
+from flowerbed_ca.errors import PlanInvalid
 from flowerbed_ca.index import VALID
 from flowerbed_ca.plan import Leaf
 from flowerbed_ca.store import Store
@@ -147,6 +148,7 @@ import sys
 from pathlib import Path
 from ca_support import PLAN
 from flowerbed_ca.authority import Authority
+from flowerbed_ca.errors import PlanInvalid
 ca = Authority(Path(sys.argv[1]))
 ca.ensure_root("Consortium")
 order = int(sys.argv[2])
@@ -168,6 +170,7 @@ import sys
 from pathlib import Path
 from ca_support import PLAN
 from flowerbed_ca.authority import Authority
+from flowerbed_ca.errors import PlanInvalid
 leaf = PLAN[int(sys.argv[2])]
 for _ in range(5):
     Authority(Path(sys.argv[1])).renew(leaf)
@@ -192,3 +195,11 @@ def test_a_large_batch_is_the_same_on_several_cores(tmp_path: Path) -> None:
 
 def _many(count: int) -> list[Leaf]:
     return [replace(SITE, name=f"site-{number}", common_name=f"site-{number}") for number in range(count)]
+
+
+def test_a_large_batch_with_a_wrong_leaf_is_refused_whole(tmp_path: Path) -> None:
+    made = Authority(tmp_path / "pki")
+    made.ensure_root("Consortium")
+    with pytest.raises(PlanInvalid, match="bad: a name of its certificate"):
+        made.ensure_leaves([*_many(120), replace(SITE, name="bad", dns=("bücher.example",))])
+    assert made.status().leaves == ()
