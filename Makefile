@@ -40,7 +40,7 @@ demo: ## everything, from an empty host to a finished private training run
 	@scripts/demo.sh
 
 simulate: ## the same app on the same data without Docker, under Flower's simulation runtime
-	@scripts/simulate.sh
+	@scripts/simulate.sh $(if $(CONFIG),--run-config "$(CONFIG)")
 
 clean: $(VENV)/.ready ## remove the federation with its volumes and generated files (asks first)
 	@$(FLOWERBED) clean
