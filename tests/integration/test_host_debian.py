@@ -61,3 +61,16 @@ def test_check_changes_nothing_and_ensure_makes_a_docker_host(machine: str) -> N
     assert status == 0, said
     assert "unpacking docker-compose docker-buildx of Debian 13 into /home/someone/.docker/cli-plugins" in said
     assert said.count("-rwxr-xr-x") == 2
+
+
+def test_the_base_image_comes_from_the_mirror_where_no_registry_answers(machine: str) -> None:
+    status, said = on(machine, f"{HOST} ensure && /kit/scripts/base-image.sh --bootstrap")
+    assert status == 0, said
+    assert "bootstrapping debian:" in said
+    base = f"debian:{VERSIONS['DEBIAN_SUITE']}-slim"
+    status, size = on(machine, f"docker image inspect --format '{{{{.Size}}}}' {base}")
+    assert status == 0
+    assert 50_000_000 < int(size) <= 90_000_000
+    status, said = on(machine, f"docker run --rm --network none {base} cat /etc/os-release")
+    assert f"VERSION_CODENAME={VERSIONS['DEBIAN_SUITE']}" in said, said
+    assert on(machine, "/kit/scripts/base-image.sh")[1] == f"base image: {base} is there\n"
