@@ -1,6 +1,6 @@
 """What tests and benchmarks of the certificate authority share: plans, a clock, the real easy-rsa and openssl.
 
-Brings easy-rsa 3.2 itself, from Debian's trixie through apt with a configuration of its own, into `.cache/easy-rsa`.
+Brings easy-rsa itself, from Debian's archive through apt with a configuration of its own, into `.cache/easy-rsa`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache" / "easy-rsa"
 MIRROR = os.environ.get("FLOWERBED_DEBIAN_MIRROR", "http://deb.debian.org/debian")
 KEYRINGS = ("/usr/share/keyrings/debian-archive-keyring.gpg", "/usr/share/keyrings/debian-archive-keyring.pgp")
+SUITES = {"3.2": "trixie", "3.1": "bookworm"}
 TITLE = "Charité, Universitätsmedizin Berlin / 1+1"
 SUPERNODE = "ab" * 32
 
@@ -78,19 +79,24 @@ class EasyRsa:
     script: Path
 
     def __call__(self, pki: Path, *arguments: str) -> str:
-        hidden = [name for name in os.environ if name.startswith("EASYRSA")]
-        env = {**dict.fromkeys(hidden, ""), "EASYRSA_BATCH": "1", "EASYRSA_PKI": str(pki)}
+        env = {"EASYRSA_BATCH": "1", "EASYRSA_PKI": str(pki)}
+        if "3.1" in self.script.parts[-5]:
+            env["EASYRSA_SSL_CONF"] = str(self.script.with_name("openssl-easyrsa.cnf"))
         return run("sh", self.script, *arguments, cwd=pki.parent, env=env)
 
 
-def easyrsa() -> EasyRsa:
-    """easy-rsa 3.2 from Debian's trixie, fetched once. Raises AssertionError naming what is missing."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    script = CACHE / "unpacked" / "usr" / "share" / "easy-rsa" / "easyrsa"
-    with _lock(CACHE / "lock"):
+def easyrsa(version: str = "3.2") -> EasyRsa:
+    """easy-rsa 3.2 from Debian's trixie, or 3.1 from bookworm, fetched once.
+
+    Raises AssertionError naming what is missing.
+    """
+    cache = CACHE / version
+    cache.mkdir(parents=True, exist_ok=True)
+    script = cache / "usr" / "share" / "easy-rsa" / "easyrsa"
+    with _lock(cache / "lock"):
         if not script.exists():
-            _fetch()
-    assert script.exists(), "easy-rsa 3.2 could not be fetched"
+            _fetch(cache, version)
+    assert script.exists(), f"easy-rsa {version} could not be fetched from {MIRROR}"
     return EasyRsa(script)
 
 
@@ -101,32 +107,32 @@ def _lock(path: Path) -> Iterator[None]:
         yield
 
 
-def _fetch() -> None:
+def _fetch(cache: Path, version: str) -> None:
     for tool in ("apt-get", "dpkg-deb"):
-        assert shutil.which(tool), f"{tool} is missing: easy-rsa 3.2 is fetched with it from {MIRROR}"
+        assert shutil.which(tool), f"{tool} is missing: easy-rsa {version} is fetched with it from {MIRROR}"
     keyring = next((path for path in KEYRINGS if Path(path).exists()), None)
     assert keyring, "Debian's archive keyring is missing: install debian-archive-keyring"
-    _configure_apt(keyring)
-    env = {"APT_CONFIG": str(CACHE / "apt.conf")}
-    run("apt-get", "-qq", "update", cwd=CACHE, env=env)
-    run("apt-get", "-qq", "download", "easy-rsa", cwd=CACHE, env=env)
-    (package,) = CACHE.glob("easy-rsa_3.2*.deb")
-    run("dpkg-deb", "-x", package, CACHE / "unpacked")
+    _configure_apt(cache, f"deb [signed-by={keyring}] {MIRROR} {SUITES[version]} main\n")
+    env = {"APT_CONFIG": str(cache / "apt.conf")}
+    run("apt-get", "-qq", "update", cwd=cache, env=env)
+    run("apt-get", "-qq", "download", "easy-rsa", cwd=cache, env=env)
+    (package,) = cache.glob(f"easy-rsa_{version}*.deb")
+    run("dpkg-deb", "-x", package, cache)
 
 
-def _configure_apt(keyring: str) -> None:
-    for directory in ("lists/partial", "cache/archives/partial"):
-        (CACHE / directory).mkdir(parents=True, exist_ok=True)
-    (CACHE / "status").touch()
-    (CACHE / "sources.list").write_text(f"deb [signed-by={keyring}] {MIRROR} trixie main\n")
+def _configure_apt(cache: Path, source: str) -> None:
+    for directory in ("lists/partial", "archives/partial"):
+        (cache / directory).mkdir(parents=True, exist_ok=True)
+    (cache / "status").touch()
+    (cache / "sources.list").write_text(source)
     settings = {
-        "Dir::State": CACHE,
-        "Dir::State::lists": CACHE / "lists",
-        "Dir::State::status": CACHE / "status",
-        "Dir::Cache": CACHE / "cache",
-        "Dir::Etc::sourcelist": CACHE / "sources.list",
+        "Dir::State": cache,
+        "Dir::State::lists": cache / "lists",
+        "Dir::State::status": cache / "status",
+        "Dir::Cache": cache,
+        "Dir::Etc::sourcelist": cache / "sources.list",
         "Dir::Etc::sourceparts": "/dev/null",
         "APT::Sandbox::User": "root",
         "Acquire::Languages": "none",
     }
-    (CACHE / "apt.conf").write_text("".join(f'{key} "{value}";\n' for key, value in settings.items()))
+    (cache / "apt.conf").write_text("".join(f'{key} "{value}";\n' for key, value in settings.items()))

@@ -171,6 +171,21 @@ def test_easyrsa_opens_our_encrypted_key(pki: Path, tool: EasyRsa) -> None:
     assert len(_crl_serials(pki)) == 1
 
 
+def test_easyrsa_3_1_signs_revokes_and_makes_lists(ca: Authority, pki: Path, tmp_path: Path) -> None:
+    old = easyrsa("3.1")
+    run("openssl", "ecparam", "-name", "secp384r1", "-genkey", "-noout", "-out", tmp_path / "key")
+    subject = ("-subj", "/O=Charité/OU=site/CN=hand")
+    run("openssl", "req", "-new", "-utf8", "-key", tmp_path / "key", *subject, "-out", pki / "reqs" / "hand.req")
+    old(pki, "sign-req", "client", "hand")
+    _same_profile(_load(pki, "issued/hand.crt"), _load(pki, "issued/charite.crt"))
+    old(pki, "revoke", "charite", "keyCompromise")
+    old(pki, "gen-crl")
+    assert ca.ensure_crl() is False
+    assert ca.check() == []
+    assert len(ca.revoke("hand")) == 1
+    assert len(_crl_serials(pki)) == 2
+
+
 def _openssl_ca(pki: Path, *arguments: str | Path) -> str:
     return run("openssl", "ca", "-config", "openssl.cnf", "-batch", *arguments, cwd=pki)
 
