@@ -40,7 +40,7 @@ _HEARTBEAT_SECONDS, _START_SECONDS = 10.0, 180.0
 """How often, and for how long, a heartbeat is sent for a task that may still be importing its packages."""
 
 _STOP_SECONDS, _REPORT_SECONDS = 6.0, 1.0
-"""How long tasks may take to end after SIGTERM (Flower itself allows a task 5 s), and what is waited for their report."""
+"""How long tasks may take to end after SIGTERM (Flower allows a task 5 s), and what is waited for their report."""
 
 
 def supervisor_command(*arguments: str) -> list[str]:

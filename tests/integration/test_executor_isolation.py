@@ -1,4 +1,4 @@
-"""What researchers' code can reach in an executor: tried by tasks that attack, in the real image with the real flags."""
+"""What researchers' code can reach in an executor: tried by tasks that attack, in the real image with real flags."""
 
 from __future__ import annotations
 
