@@ -37,8 +37,10 @@ def _options(
         typer.Option(envvar="FLOWERBED_PROJECT", help="Directory of federation.yaml; the current one by default."),
     ] = None,
 ) -> None:
-    inherited = context.obj if isinstance(context.obj, Path) else Path()
-    context.obj = Project(project or inherited)
+    given = context.get_parameter_source("project")
+    if isinstance(context.obj, Path) and (given is None or given.name != "COMMANDLINE"):
+        project = context.obj  # from `flowerbed --project DIR`, which has looked at the environment already
+    context.obj = Project(project or Path())
 
 
 @app.command()

@@ -60,6 +60,16 @@ def made(project: Path) -> Path:
     return project
 
 
+def test_the_project_may_come_from_whoever_mounts_the_commands(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLOWERBED_PROJECT", str(tmp_path / "elsewhere"))
+    assert "all is well" in CliRunner().invoke(app, ["check"], obj=made).output
+    monkeypatch.setenv("FLOWERBED_PROJECT", str(made))
+    assert "all is well" in CliRunner().invoke(app, ["check"]).output
+    assert "all is well" in _run(made, "check")
+
+
 def test_init_makes_everything_and_then_nothing(project: Path, pki: Path) -> None:
     first = _run(project, "init")
     assert "authority created" in first
