@@ -44,7 +44,7 @@ class JsonEventLog(EventLogWriterPlugin):
 
     def write_log(self, log_entry: LogEntry) -> None:
         """Write the entry as one line."""
-        sys.stdout.write(json.dumps({"component": "superlink", "event": "api-call"} | asdict(log_entry)) + "\n")
+        sys.stdout.write(json.dumps({"component": "superlink", "kind": "api-call"} | asdict(log_entry)) + "\n")
         sys.stdout.flush()
 
 

@@ -204,6 +204,7 @@ class BoundedUvicorn:
         check_in_force(app)
         if not _OURS.isdisjoint(options) or options.get("workers") != 1:
             raise StartupError("Flower calls uvicorn in another way than flwr 1.41.0 does: install the pinned version.")
+        signal.signal(signal.SIGTERM, _stopped)
         event("serving", host=options["host"], port=options["port"], flwr=FLWR_VERSION)
         self._uvicorn.run(app, **options, timeout_graceful_shutdown=self._stop_s, server_header=False, ws="none")
 
@@ -240,3 +241,8 @@ def check_in_force(app: FastAPI) -> None:
 def _stop(_signal: int, _frame: FrameType | None) -> None:
     """End before uvicorn serves (it takes over SIGTERM then): PID 1 would otherwise ignore the signal."""
     sys.exit(128 + signal.SIGTERM)
+
+
+def _stopped(_signal: int, _frame: FrameType | None) -> None:
+    """End well: uvicorn raises the signal again once everything has stopped."""
+    sys.exit(0)

@@ -15,8 +15,9 @@ from http import HTTPStatus
 from typing import Any
 
 from fastapi import HTTPException, Request, Response
-from flwr.common.constant import Status
+from flwr.common.constant import SUPERLINK_NODE_ID, Status
 from flwr.proto.control_pb2 import PullArtifactsRequest, PullArtifactsResponse, StartRunRequest
+from flwr.proto.fleet_pb2 import PushMessagesRequest
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.concurrency import run_in_threadpool
@@ -48,11 +49,13 @@ class BundleError(ValueError):
 
 
 async def check_submission(request: Request, call_next: RequestResponseEndpoint) -> Response:
-    """Refuse what must not start, answer `flwr pull` of an unfinished run, and say 503 when the database is away."""
+    """Refuse what must not start or be sent, answer `flwr pull` of an unfinished run, say 503 without a database."""
     message = getattr(request.state, "protobuf_request", None)
     try:
         if isinstance(message, StartRunRequest):
             await run_in_threadpool(_check_start_run, message)
+        if isinstance(message, PushMessagesRequest):
+            _check_push(message)
         if isinstance(message, PullArtifactsRequest) and await run_in_threadpool(_pull_unfinished, request, message):
             return Response()
         return await call_next(request)
@@ -125,6 +128,28 @@ def _table(parent: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise BundleError(f"The bundle's pyproject.toml has no table {name!r} where Flower expects it.")
     return value
+
+
+def _check_push(message: PushMessagesRequest) -> None:
+    if (why := push_problem(message)) is not None:
+        event("push-refused", why=why, node=message.node.node_id)
+        raise HTTPException(HTTPStatus.FORBIDDEN, f"The SuperNode may send replies of its own only: {why}.")
+
+
+def push_problem(message: PushMessagesRequest) -> str | None:
+    """Return why a SuperNode's push is refused, or None.
+
+    Flower authenticates the sender (`node`), but stores what the message says: a reply in another SuperNode's name, or
+    an instruction to one in the SuperLink's name.
+    """
+    if len(message.messages_list) != 1 or len(message.message_object_trees) != 1:
+        return "there must be exactly one message"
+    metadata = message.messages_list[0].metadata
+    if metadata.src_node_id != message.node.node_id:
+        return "the message is in another node's name"
+    if metadata.dst_node_id != SUPERLINK_NODE_ID or not metadata.reply_to_message_id:
+        return "the message is not a reply to the SuperLink"
+    return None
 
 
 def _pull_unfinished(request: Request, message: PullArtifactsRequest) -> bool:

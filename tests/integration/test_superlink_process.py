@@ -177,7 +177,9 @@ def test_postgres_restarted_mid_run_is_503_and_the_run_completes(federation: Fed
     assert federation.run(run_id)["sub_status"] == "completed", federation.log(run_id)
     assert federation.node.poll() is None
     wait_until(federation.node_online, 60, "the SuperNode online again")
-    assert not [line for line in world.log.read_text().splitlines() if "/v1/fleet/" in line and line.endswith(" 500")]
+    fleet = [line for line in world.log.read_text().splitlines() if "/v1/fleet/" in line]
+    assert any(line.endswith(" 503") for line in fleet)
+    assert not any(line.endswith(" 500") for line in fleet)
 
 
 def test_a_revoked_sites_open_connection_is_refused_and_the_log_says_who(federation: Federation) -> None:
@@ -264,9 +266,18 @@ def test_a_stop_is_bounded_while_a_log_is_followed(federation: Federation, other
         wait_until(lambda: "stream-logs" in other.log.read_text(), 30, "the log stream")
         begin = time.monotonic()
         process.terminate()
-        process.wait(20)
+        assert process.wait(20) == 0
         assert time.monotonic() - begin < 8
     federation.flwr("stop", str(run_id))
+
+
+def test_the_event_log_has_a_line_before_and_after_each_call(other: World) -> None:
+    with other.superlink(FLOWERBED_EVENT_LOG="1"), other.client() as client:
+        assert client.post("/v1/control/list-runs", headers=edge_headers() | PROTOBUF).status_code == 200
+        lines = [json.loads(line) for line in other.log.read_text().splitlines() if '"api-call"' in line]
+    assert [line["status"] for line in lines] == ["started", "completed"]
+    assert lines[0]["event"]["action"] == "/v1/control/list-runs"
+    assert lines[0]["actor"]["description"] == "none"
 
 
 def test_start_up_waits_for_the_database(other: World) -> None:

@@ -5,14 +5,19 @@ from __future__ import annotations
 import io
 import zipfile
 from contextlib import suppress
+from typing import Any
 
 import pytest
+from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.proto.control_pb2 import StartRunRequest
 from flwr.proto.fab_pb2 import Fab
+from flwr.proto.fleet_pb2 import PushMessagesRequest
+from flwr.proto.message_pb2 import Message, Metadata, ObjectTree
+from flwr.proto.node_pb2 import Node
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowerbed_superlink.submissions import BundleError, check_bundle, check_request
+from flowerbed_superlink.submissions import BundleError, check_bundle, check_request, push_problem
 
 BOTH = 'serverapp = "a.server:app"\nclientapp = "a.client:app"\n'
 
@@ -95,6 +100,24 @@ def test_no_changed_byte_raises_anything_else(data: st.DataObject) -> None:
     bundle[data.draw(st.integers(0, len(bundle) - 1))] ^= data.draw(st.integers(1, 255))
     with suppress(BundleError):
         check_bundle(bytes(bundle))
+
+
+def _push(**changes: Any) -> PushMessagesRequest:
+    values = {"src_node_id": 7, "dst_node_id": SUPERLINK_NODE_ID, "reply_to_message_id": "a"} | changes
+    message = Message(metadata=Metadata(**values))
+    return PushMessagesRequest(node=Node(node_id=7), messages_list=[message], message_object_trees=[ObjectTree()])
+
+
+def test_a_supernode_replies_in_its_own_name_only() -> None:
+    assert push_problem(_push()) is None
+    assert push_problem(_push(src_node_id=8)) == "the message is in another node's name"
+    assert push_problem(_push(src_node_id=SUPERLINK_NODE_ID)) == "the message is in another node's name"
+    assert push_problem(_push(dst_node_id=8)) == "the message is not a reply to the SuperLink"
+    assert push_problem(_push(reply_to_message_id="")) == "the message is not a reply to the SuperLink"
+    assert push_problem(PushMessagesRequest(node=Node(node_id=7))) == "there must be exactly one message"
+    twice = _push()
+    twice.messages_list.append(twice.messages_list[0])
+    assert push_problem(twice) == "there must be exactly one message"
 
 
 def test_hub_apps_and_connectors_are_refused() -> None:
