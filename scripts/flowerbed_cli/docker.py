@@ -46,7 +46,9 @@ def compose(project: Project, name: str, *arguments: str, overlay: bool = False)
 
 def inspect(kind: str, names: Iterable[str]) -> list[dict[str, Any]]:
     """Return `docker KIND inspect` of those of `names` that exist."""
-    done = subprocess.run(["docker", kind, "inspect", *names], capture_output=True, text=True, check=False, timeout=60)
+    if not (wanted := list(names)):
+        return []
+    done = subprocess.run(["docker", kind, "inspect", *wanted], capture_output=True, text=True, check=False)
     return list(json.loads(done.stdout or "[]"))
 
 

@@ -6,8 +6,7 @@ import shutil
 
 from flowerbed_topology import Topology
 
-from . import docker, firewall
-from .preflight import own_networks, volume_names
+from . import docker, firewall, owned
 from .project import Project
 from .up import in_parallel, project_id
 
@@ -28,25 +27,19 @@ def remove_leftovers(topology: Topology) -> None:
     """Remove containers and networks of the stack that Compose no longer knows, such as those of a departed site."""
     if left := [item["Id"] for item in docker.containers(topology.name)]:
         docker.run(["rm", "-f", *left])
-    there = {item["Name"] for item in docker.inspect("network", sorted(own_networks(topology)))}
-    for network in sorted(there):
-        docker.run(["network", "rm", network])
+    for network in owned.all_networks():
+        if owned.is_own_network(topology.name, network):
+            docker.run(["network", "rm", network["Id"]])
 
 
 def clean(project: Project, topology: Topology, *, identity: bool) -> None:
     """Remove containers, networks, volumes, firewall table and rendered files; with `identity` secrets and CA, too."""
     down(project, topology)
-    if volumes := own_volumes(project, topology):
+    mine = project_id(project)
+    if mine and (volumes := owned.own_volumes(topology.name, mine)):
         docker.run(["volume", "rm", *volumes])
     firewall.remove_firewall(project, topology)
     shutil.rmtree(project.build, ignore_errors=True)
     if identity:
         shutil.rmtree(project.secrets, ignore_errors=True)
         shutil.rmtree(project.pki, ignore_errors=True)
-
-
-def own_volumes(project: Project, topology: Topology) -> list[str]:
-    """Return the stack's volumes that this project made; another clone's of the same name are not ours to delete."""
-    found = docker.inspect("volume", volume_names(topology))
-    mine = project_id(project)
-    return [item["Name"] for item in found if (item["Labels"] or {}).get("flowerbed.project") == mine]

@@ -189,6 +189,9 @@ def main() -> None:
     except (FlowerbedError, TopologyError, CaError) as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(2)
+    except OSError as error:
+        sys.stderr.write(f"{error.filename or 'The system'}: {error.strerror or error}.\n")
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import Any
 
 from flowerbed_topology import Topology
 
-from . import docker, images
+from . import docker, images, owned
 from .errors import DockerError, PreflightError
 from .project import Project
 
@@ -33,13 +33,16 @@ def check(project: Project, topology: Topology, project_id: str | None) -> None:
         raise PreflightError([f"Docker Engine with Compose v2 is needed: run make host ({error})"]) from error
     running = {item["Name"].lstrip("/") for item in docker.containers(topology.name) if item["State"]["Running"]}
     problems = [
+        *place_problems(project),
         *images.problems(project),
         *volume_problems(topology, project_id),
         *data_problems(topology),
         *network_problems(topology),
     ]
+    if f"{topology.name}-edge" not in running:
+        problems += port_problems(topology)
     if not running:
-        problems += [*port_problems(topology), *capacity_problems(topology)]
+        problems += capacity_problems(topology)
     if problems:
         raise PreflightError(problems)
 
@@ -59,6 +62,12 @@ def volume_names(topology: Topology) -> list[str]:
     """Return the names of every volume that the stack may have."""
     core = [f"{topology.name}-postgres", f"{topology.name}-results"]
     return core + [f"{topology.name}-{site.name}-{kind}" for site in topology.sites for kind in ("data", "state")]
+
+
+def place_problems(project: Project) -> Iterator[str]:
+    """Yield a sentence if Docker could not mount from the project's directory."""
+    if bad := sorted(set(str(project.root)) & set(":$\"'\\`#")):
+        yield f"The directory {project.root} has {' '.join(bad)} in its name, which Compose cannot mount: rename it."
 
 
 def data_problems(topology: Topology) -> Iterator[str]:
@@ -90,32 +99,35 @@ def port_problems(topology: Topology) -> Iterator[str]:
 
 def network_problems(topology: Topology) -> Iterator[str]:
     """Yield a sentence for each of our subnets that a route of the host or another Docker network overlaps."""
-    own = own_networks(topology)
-    mine = [(zone, getattr(topology.networks, zone)) for zone in type(topology.networks).model_fields]
-    taken = [(f"Docker network {name}", net) for name, net in docker_subnets() if name not in own]
-    bridges = {net for _, net in docker_subnets()}
+    networks = owned.all_networks()
+    bridges = {net for network in networks for net in owned.subnets(network)}
+    taken = [
+        (f"Docker network {network['Name']}", net)
+        for network in networks
+        if not owned.is_own_network(topology.name, network)
+        for net in owned.subnets(network)
+    ]
     taken += [(f"a route of this host through {device}", net) for device, net in host_routes() if net not in bridges]
-    for zone, subnet in mine:
+    yield from overlaps(topology, taken)
+    yield from moved(topology, networks)
+
+
+def overlaps(topology: Topology, taken: list[tuple[str, ipaddress.IPv4Network]]) -> Iterator[str]:
+    """Yield a sentence for each of our subnets that overlaps one of those taken."""
+    for zone in type(topology.networks).model_fields:
+        subnet = getattr(topology.networks, zone)
         for what, net in taken:
             if subnet.overlaps(net):
                 yield f"Subnet {subnet} overlaps {net}, {what}: set networks.{zone} in federation.yaml to a free one."
 
 
-def own_networks(topology: Topology) -> set[str]:
-    """Return the names of every network that the stack may have."""
-    zones = type(topology.networks).model_fields
-    core = {f"{topology.name}-fl-{zone}-network" for zone in zones}
-    return core | {name for site in topology.sites for name in (site.network_name, site.app_network_name)}
-
-
-def docker_subnets() -> list[tuple[str, ipaddress.IPv4Network]]:
-    """Return the IPv4 subnets of all Docker networks, by name."""
-    found = []
-    for network in docker.inspect("network", docker.run(["network", "ls", "-q"]).split()):
-        parts = (network["IPAM"] or {}).get("Config") or []
-        subnets = [part["Subnet"] for part in parts if ":" not in part.get("Subnet", ":")]
-        found += [(str(network["Name"]), ipaddress.IPv4Network(subnet, strict=False)) for subnet in subnets]
-    return found
+def moved(topology: Topology, networks: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield a sentence for each network of ours that exists with another subnet: Docker cannot change one in use."""
+    wanted = owned.network_subnets(topology)
+    for network in networks:
+        name = network["Name"]
+        if name in wanted and wanted[name] not in owned.subnets(network):
+            yield f"Network {name} exists and is not {wanted[name]}, as federation.yaml says: run make down first."
 
 
 def host_routes() -> list[tuple[str, ipaddress.IPv4Network]]:

@@ -9,6 +9,7 @@ import json
 import re
 import shlex
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from . import docker
-from .errors import RunError
+from .errors import DockerError, RunError
 from .project import KIT, Project
 from .render import CONNECTION
 from .up import FLWR_HOME
@@ -25,13 +26,24 @@ APP = KIT / "apps" / "breast-cancer"
 SUMMARY = re.compile(r"FLOWERBED_SUMMARY (\{.*\})")
 RUN_ID = re.compile(r"FLOWERBED_RUN (\d+)")
 STATUS = re.compile(r"FLOWERBED_STATUS (.*)")
+# A SuperLink that is started again ends the stream of the log, not the run: then its end is awaited, and all is shown.
 SCRIPT = """
 flwr run /app {connection} --format json {config} > /tmp/run.json || {{ cat /tmp/run.json; exit 1; }}
 run=$(sed -n 's/.*"run-id": *"\\{{0,1\\}}\\([0-9]*\\).*/\\1/p' /tmp/run.json)
 echo "FLOWERBED_RUN $run"
 flwr log "$run" {connection} --stream || true
-echo "FLOWERBED_STATUS $(flwr ls {connection} --run-id "$run" --format json | tr -d '\\n')"
+ended() {{
+  flwr ls {connection} --run-id "$run" --format json > /tmp/ls.json && grep -q '"status": *"finished:' /tmp/ls.json
+}}
+if ! ended; then
+  tries=0
+  until ended || [ $tries -ge {tries} ]; do tries=$((tries + 1)); sleep 1; done
+  flwr log "$run" {connection} --show || true
+fi
+echo "FLOWERBED_STATUS $(tr -d '\\n' < /tmp/ls.json)"
 """
+# A second and one call of the CLI each.
+TRIES = 600
 
 
 def flwr(project: Project, script: str, *options: str) -> list[str]:
@@ -50,12 +62,15 @@ def run(project: Project, app: Path, config: Sequence[str], console: Console) ->
     if not (app / "pyproject.toml").is_file():
         raise RunError(f"{app} is no Flower app, since it has no pyproject.toml: give the folder of one.")
     options = "".join(f" --run-config {shlex.quote(item)}" for item in config)
-    script = SCRIPT.format(connection=CONNECTION, config=options)
+    script = SCRIPT.format(connection=CONNECTION, config=options, tries=TRIES)
     lines: list[str] = []
-    for line in docker.stream(flwr(project, script, "-v", f"{app.resolve()}:/app:ro")):
-        lines.append(line.rstrip())
-        if not line.startswith("FLOWERBED_") and "FLOWERBED_SUMMARY" not in line:
-            console.print(line.rstrip(), markup=False, highlight=False, soft_wrap=True)
+    try:
+        for line in docker.stream(flwr(project, script, "-v", f"{app.resolve()}:/app:ro")):
+            lines.append(line.rstrip())
+            if not line.startswith("FLOWERBED_") and "FLOWERBED_SUMMARY" not in line:
+                console.print(line.rstrip(), markup=False, highlight=False, soft_wrap=True)
+    except DockerError as error:
+        lines = lines or [str(error)]
     return conclude(lines)
 
 
@@ -67,13 +82,26 @@ def conclude(lines: Iterable[str]) -> dict[str, Any]:
     """
     text = "\n".join(lines)
     started, status, summary = RUN_ID.search(text), STATUS.search(text), SUMMARY.search(text)
-    if started is None or status is None:
-        raise RunError("The SuperLink did not accept the run: " + text.strip().splitlines()[-1])
-    outcome = json.loads(status.group(1))["runs"][0]["status"]
-    if outcome != "finished:completed":
-        raise RunError(f"Run {started.group(1)} ended as {outcome}: make logs shows why.")
+    if started is None:
+        raise RunError(f"The SuperLink did not accept the run: {refusal(text)}")
+    run = started.group(1)
+    if status is None:
+        raise RunError(f"The SuperLink could not be asked how run {run} ended: make status shows what is wrong.")
+    answer = json.loads(status.group(1))["runs"][0]
+    if answer["status"] != "finished:completed":
+        reason = " ".join(str(answer.get("status-details") or "").split())
+        raise RunError(f"Run {run} ended as {answer['status']}: {reason or 'make logs shows why'}")
     found: dict[str, Any] = json.loads(summary.group(1)) if summary else {}
-    return found | {"run_id": int(started.group(1))}
+    return found | {"run_id": int(run)}
+
+
+def refusal(text: str) -> str:
+    """Return why `flwr run` failed: the message of its JSON answer, else the last line it printed."""
+    for found in re.finditer(r"^\{", text, re.MULTILINE):
+        with suppress(ValueError, KeyError, TypeError):
+            answer, _ = json.JSONDecoder().raw_decode(text[found.start() :])
+            return " ".join(str(answer["error-message"]).split())
+    return (text.strip().splitlines() or ["it gave no answer."])[-1]
 
 
 def show(summary: dict[str, Any], console: Console) -> None:

@@ -142,15 +142,22 @@ def site_consumers(project: Project, site: str) -> list[Consumer]:
     ]
 
 
-def ensure_deployed(project: Project, consumers: list[Consumer]) -> dict[str, set[str]]:
-    """Lay out what is missing or out of date; return consumer to the names of the files that changed."""
-    changed = {consumer.name: difference(project, consumer) for consumer in consumers}
-    due = [consumer for consumer in consumers if changed[consumer.name]]
-    if due:
-        (deploy_as_root if os.geteuid() == 0 else deploy_through_container)(project, due)
+def ensure_deployed(
+    project: Project, consumers: list[Consumer], before: Callable[[dict[str, set[str]]], None]
+) -> dict[str, set[str]]:
+    """Lay out what is missing or out of date; return consumer to the names of the files that changed.
+
+    `before` is called with the same, when nothing has been touched yet.
+    """
+    changed = {consumer.name: names for consumer in consumers if (names := difference(project, consumer))}
+    if not changed:
+        return {}
+    before(changed)
+    due = [consumer for consumer in consumers if consumer.name in changed]
+    (deploy_as_root if os.geteuid() == 0 else deploy_through_container)(project, due)
     for consumer in due:
         write(stamp(project, consumer.name), json.dumps(consumer.sums).encode(), 0o600)
-    return {consumer.name: changed[consumer.name] for consumer in due}
+    return changed
 
 
 def stamp(project: Project, consumer: str) -> Path:

@@ -6,7 +6,6 @@ All checks come before the line marked below; what ran before a failed step goes
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,19 +16,15 @@ from rich.console import Console
 
 from flowerbed_topology import Site, Topology
 
-from . import certificates, docker, firewall, nginx, preflight, secrets
+from . import certificates, docker, firewall, nginx, owned, preflight, reload, secrets
 from .errors import DockerError
 from .files import write_tree
+from .health import wait_healthy
 from .project import Project
 from .render import render
 
-HEALTHY_WITHIN_S = 180
 CORE = ("postgres", "superlink", "serverapp", "edge")
 SITE = ("gateway", "supernode", "clientapp")
-# What a container does when its secrets change: NGINX and PostgreSQL read them again; Flower's processes start again.
-RELOADED = ("edge", "gateway", "postgres")
-# The SuperLink's middleware looks at the CRL each second by itself.
-LIVE = {"superlink": {"crl.pem"}}
 
 
 @dataclass
@@ -43,6 +38,10 @@ class Progress:
         """Note and show one change."""
         self.changes.append(what)
         self.console.print(f"  [green]•[/] {what}", highlight=False)
+
+    def warn(self, what: str) -> None:
+        """Show what is not as it should be, though the federation runs."""
+        self.console.print(f"  [yellow]![/] {what}", highlight=False)
 
     @contextmanager
     def step(self, what: str) -> Iterator[None]:
@@ -66,15 +65,16 @@ def up(project: Project, topology: Topology, console: Console) -> list[str]:
     keys = secrets.ensure_supernode_keys(project, topology)
     for line in certificates.ensure(project, topology, keys):
         progress.changed(line)
-    deployed = ensure_secrets(project, topology, progress)
+    ensure_secrets(project, topology, progress)
     rendered = render(project, topology, keys, identity)
     nginx.check(project, rendered)
     for name in write_tree(project.build, rendered):
         progress.changed(f"rendered {name}")
-    if firewall.ensure_firewall(project, topology):
-        progress.changed(f"loaded firewall table {firewall.table_name(topology)}")
+    ensure_firewall(project, topology, progress)
     ensure_containers(project, topology, progress)
-    ensure_reloaded(topology, deployed, progress)
+    for name in reload.ensure_reloaded(project, topology):
+        progress.changed(f"restarted {name}")
+    wait_healthy(topology, container_names(topology))
     return progress.changes
 
 
@@ -84,15 +84,25 @@ def project_id(project: Project) -> str | None:
     return path.read_text() if path.is_file() else None
 
 
-def ensure_secrets(project: Project, topology: Topology, progress: Progress) -> dict[str, set[str]]:
-    """Lay out every container's secrets; return consumer to the files that changed."""
+def ensure_secrets(project: Project, topology: Topology, progress: Progress) -> None:
+    """Lay out every container's secrets."""
     consumers = secrets.core_consumers(project)
     for site in topology.sites:
         consumers += secrets.site_consumers(project, site.name)
-    deployed = secrets.ensure_deployed(project, consumers)
-    for name in deployed:
+    for name in secrets.ensure_deployed(project, consumers, before=lambda due: reload.note(project, due)):
         progress.changed(f"laid out secrets of {name}")
-    return deployed
+
+
+def ensure_firewall(project: Project, topology: Topology, progress: Progress) -> None:
+    """Load the firewall table; where this user may not, say plainly what is missing, and go on."""
+    try:
+        if firewall.ensure_firewall(project, topology):
+            progress.changed(f"loaded firewall table {firewall.table_name(topology)}")
+    except DockerError as error:
+        progress.warn(
+            "The firewall table could not be loaded, so containers can reach services of this host that listen on all "
+            f"addresses: run make up as root ({str(error).splitlines()[-1]})."
+        )
 
 
 def ensure_containers(project: Project, topology: Topology, progress: Progress) -> None:
@@ -115,15 +125,17 @@ def ensure_containers(project: Project, topology: Topology, progress: Progress) 
 
 
 def ensure_departed(topology: Topology) -> list[str]:
-    """Remove the containers, not the volumes, of sites that federation.yaml no longer names; return their names."""
+    """Remove the containers and networks, not the volumes, of sites that federation.yaml no longer names."""
     wanted = {topology.name} | {site.project for site in topology.sites}
     gone = {
         item["Name"].lstrip("/"): item["Id"]
         for item in docker.containers(topology.name)
-        if item["Config"]["Labels"].get("com.docker.compose.project") not in wanted
+        if item["Config"]["Labels"].get(owned.PROJECT) not in wanted
     }
     if gone:
         docker.run(["rm", "-f", *gone.values()])
+    for network in owned.departed_networks(topology):
+        docker.run(["network", "rm", network])
     return sorted(gone)
 
 
@@ -181,29 +193,6 @@ def in_parallel(work: Callable[[Site], object], sites: Iterable[Site]) -> None:
             done.result()
 
 
-def wait_healthy(topology: Topology, names: list[str]) -> None:
-    """Wait until each of the containers is healthy.
-
-    Raises:
-        DockerError: one was not within HEALTHY_WITHIN_S seconds, or it keeps stopping.
-    """
-    deadline = time.monotonic() + HEALTHY_WITHIN_S
-    while True:
-        states = {item["Name"].lstrip("/"): item["State"] for item in docker.containers(topology.name)}
-        waiting = [name for name in names if states.get(name, {}).get("Health", {}).get("Status") != "healthy"]
-        if not waiting:
-            return
-        if time.monotonic() > deadline:
-            raise DockerError(f"{waiting[0]} is not healthy: {last_words(waiting[0])}")
-        time.sleep(0.3)
-
-
-def last_words(container: str) -> str:
-    """Return the last lines that a container logged."""
-    done = docker.capture(["logs", "--tail", "8", container])
-    return done.strip() or "it logged nothing."
-
-
 def ensure_registered(project: Project, topology: Topology) -> list[str]:
     """Register the SuperNodes that the SuperLink does not know yet; return their sites."""
     known = {node["supernode"] for node in superlink_status(topology)["nodes"]}
@@ -235,24 +224,3 @@ def superlink_status(topology: Topology) -> dict[str, list[dict[str, Any]]]:
     text = docker.run(["exec", f"{topology.name}-superlink", "python", "-m", "flowerbed_superlink.status"], timeout=60)
     answer: dict[str, list[dict[str, Any]]] = json.loads(text)
     return answer
-
-
-def ensure_reloaded(topology: Topology, deployed: dict[str, set[str]], progress: Progress) -> None:
-    """Make containers that ran already take up what was deployed since."""
-    ages = started(topology)
-    for consumer, names in deployed.items():
-        container = f"{topology.name}-{consumer_container(consumer)}"
-        if container not in ages or names <= LIVE.get(consumer, set()):
-            continue
-        if consumer.split("-")[0] in RELOADED:
-            docker.run(["kill", "--signal", "HUP", container])
-        elif f"started {container}" not in progress.changes:
-            docker.run(["restart", container])
-            progress.changed(f"restarted {container}")
-    wait_healthy(topology, container_names(topology))
-
-
-def consumer_container(consumer: str) -> str:
-    """Return the end of the container's name: `gateway-north` is mounted by `north-gateway`."""
-    kind, _, site = consumer.partition("-")
-    return f"{site}-{kind}" if site else kind

@@ -1,0 +1,56 @@
+"""Waiting for containers to become healthy, and saying early why one does not. Starts and changes nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from flowerbed_topology import Topology
+
+from . import docker
+from .errors import DockerError
+
+HEALTHY_WITHIN_S = 180
+# Docker waits 0.1, 0.2, 0.4, ... s between restarts, so these come within seconds; waiting for another takes fewer.
+RESTARTS = 5
+
+
+def wait_healthy(topology: Topology, names: Iterable[str]) -> None:
+    """Wait until each of the containers is healthy.
+
+    Raises:
+        DockerError: one was not within HEALTHY_WITHIN_S seconds, or keeps stopping; the message has its last log lines.
+    """
+    wanted = list(names)
+    deadline = time.monotonic() + HEALTHY_WITHIN_S
+    first: dict[str, int] = {}
+    while True:
+        found = {item["Name"].lstrip("/"): item for item in docker.containers(topology.name)}
+        waiting = [name for name in wanted if health(found.get(name, {})) != "healthy"]
+        if not waiting:
+            return
+        for name in waiting:
+            if restarts(found.get(name, {}), first) >= RESTARTS:
+                raise DockerError(f"{name} stops again and again. It logged last:\n{last_words(name)}")
+        if time.monotonic() > deadline:
+            raise DockerError(f"{waiting[0]} is not healthy after {HEALTHY_WITHIN_S} s: {last_words(waiting[0])}")
+        time.sleep(0.3)
+
+
+def health(container: Mapping[str, Any]) -> str:
+    """Return what Docker's health check says: `healthy`, `unhealthy`, `starting`; empty if there is none."""
+    return str(container.get("State", {}).get("Health", {}).get("Status", ""))
+
+
+def restarts(container: Mapping[str, Any], first: dict[str, int]) -> int:
+    """Return how often Docker has restarted a container since it was first looked at; `first` keeps the counts."""
+    if not container:
+        return 0
+    count = int(container.get("RestartCount", 0))
+    return count - first.setdefault(str(container["Id"]), count)
+
+
+def last_words(container: str) -> str:
+    """Return the last lines that a container logged."""
+    return docker.capture(["logs", "--tail", "8", container]).strip() or "it logged nothing."
