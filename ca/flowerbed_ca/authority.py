@@ -226,9 +226,10 @@ class Authority:
         with self.store.locked():
             root = self.root()
             change = revocation.change(self.store, name_or_serial, reason, self._now())
-            if change.entries or self._crl_due(root):
-                key = self._open_key(root)
+            key = self._open_key(root) if change.entries or self._crl_due(root) else None
+            if change.entries or change.moves:  # moves alone: `openssl ca -revoke` leaves the files where they are
                 self.store.commit(change)
+            if key:
                 self._sign_crl(root, key)
             return [entry.serial for entry in change.entries]
 

@@ -40,7 +40,7 @@ def _root(root: x509.Certificate) -> Iterator[Finding]:
 
 
 def _modes(pki: Path) -> Iterator[Finding]:
-    for path in sorted([*(pki / "private").iterdir(), *(pki / "revoked" / "private_by_serial").glob("*")]):
+    for path in sorted([*(pki / "private").glob("*"), *(pki / "revoked" / "private_by_serial").glob("*")]):
         if path.stat().st_mode & _OTHERS:
             name = path.relative_to(pki)
             yield Finding(f"{name} is open to other users of the host; `chmod go= {path}` closes it.")

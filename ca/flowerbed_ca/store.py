@@ -53,16 +53,24 @@ class Store:
     def locked(self, *, create: bool = False) -> Iterator[None]:
         """Hold the store's lock, with anything that a killed process left behind finished or taken away first.
 
-        Waits for another of our commands. Raises StoreMissing where there is no store and `create` is not set.
+        Waits for another of our commands. Raises StoreMissing where there is no store and `create` is not set, and
+        StoreBroken for whatever the file system refuses meanwhile.
         """
-        if create:
-            self._make_directories()
-        elif not self.pki.is_dir():
+        if not create and not self.pki.is_dir():
             raise StoreMissing(f"{self.pki} holds no certificate authority; `flowerbed ca init` creates one.")
+        try:
+            with self._lock():
+                self._recover()
+                yield
+        except OSError as error:
+            raise _refused(error, self.pki) from error
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        self._make_directories()
         descriptor = os.open(self.pki / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-            self._recover()
             yield
         finally:
             os.close(descriptor)
@@ -86,10 +94,11 @@ class Store:
             return (self.pki / path).read_bytes()
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise _refused(error, self.pki / path) from error
 
     def commit(self, change: Change) -> None:
         """Make a change, durably. Call with the lock held."""
-        self._make_directories()
         staged = self._stage(change.files)
         lines, moves = [entry.line() for entry in change.entries], [*staged, *change.moves]
         temporary = self.pki / f"{_JOURNAL}.new"
@@ -141,8 +150,12 @@ class Store:
             shutil.rmtree(staging)
             return
         journal = json.loads(text)
-        self._make_directories()
         self._apply(journal["index"], journal["moves"])
+
+
+def _refused(error: OSError, path: Path) -> StoreBroken:
+    where, reason = error.filename or path, (error.strerror or str(error)).lower()
+    return StoreBroken(f"{where}: {reason}; see that the disk has room and that this user owns {path}.")
 
 
 def _write(path: Path, content: bytes, mode: int, *, flush: bool = False) -> None:

@@ -198,6 +198,8 @@ def test_openssl_ca_revokes_every_leaf_of_ours(ca: Authority, pki: Path, leaf: L
     assert ca.ensure_crl() is False
     assert ca.ensure_leaves(PLAN) == []
     assert ca.revoke(leaf.name) == []
+    assert not (pki / "issued" / f"{leaf.name}.crt").exists()
+    assert ca.check() == []
 
 
 def test_openssl_ca_issues_and_we_go_on(ca: Authority, pki: Path, tmp_path: Path) -> None:

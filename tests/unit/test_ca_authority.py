@@ -381,6 +381,17 @@ def test_a_key_of_another_authority_is_noticed(ca: Authority, pki: Path, tmp_pat
         ca.renew(EDGE)
 
 
+def test_what_the_file_system_refuses_is_a_sentence(ca: Authority, pki: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreBroken, match=r"file: .* see that the disk has room"):
+        Authority(tmp_path / "file").ensure_root("Consortium")
+    (pki / "crl.pem").unlink()
+    (pki / "crl.pem").mkdir()
+    for action in (ca.status, ca.ensure_crl, ca.check):
+        with pytest.raises(StoreBroken, match=r"crl\.pem: is a directory"):
+            action()
+
+
 def _spoil_mode(pki: Path) -> None:
     (pki / "private" / "edge.key").chmod(0o644)
 
