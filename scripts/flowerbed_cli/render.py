@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from flowerbed_topology import Resources, Site, Topology
+from flowerbed_topology.zones import bridge
 
 from .project import KIT, Project
 
@@ -133,6 +134,7 @@ def core_env(project: Project, topology: Topology, files: Mapping[str, str], pro
     zones = ("edge", "services", "clients", "notebooks", "data", "serverapp")
     subnets = {f"NET_{zone.upper()}": topology.subnet(zone) for zone in zones}
     ranges = {f"NET_{zone.upper()}_RANGE": topology.ip_range(zone) for zone in zones}
+    bridges = {f"NET_{zone.upper()}_BRIDGE": bridge(topology.subnet(zone)) for zone in zones}
     places = {
         "edge": ("edge", "services", "clients", "notebooks"),
         "superlink": ("services", "data", "serverapp"),
@@ -148,6 +150,7 @@ def core_env(project: Project, topology: Topology, files: Mapping[str, str], pro
         **common_env(project, topology, project_id),
         **subnets,
         **ranges,
+        **bridges,
         **addresses,
         "EDGE_CONFIG": digest(files, "edge"),
         "EDGE_BIND": topology.edge.bind,
@@ -181,8 +184,10 @@ def site_env(
         "GATEWAY_CONFIG": digest(files, f"gateway-{site.name}"),
         "NET_SITE": site.subnet,
         "NET_SITE_RANGE": site.ip_range,
+        "NET_SITE_BRIDGE": bridge(site.subnet),
         "NET_APP": site.app_subnet,
         "NET_APP_RANGE": site.app_ip_range,
+        "NET_APP_BRIDGE": bridge(site.app_subnet),
         "GATEWAY_CLIENTS": site.gateway_clients_address,
         "GATEWAY_SITE": site.gateway_address,
         "SUPERNODE_SITE": site.supernode_address,
