@@ -21,7 +21,7 @@ def machine() -> Iterator[str]:
     docker(
         *("run", "--detach", "--init", "--name", name, *powers, "--security-opt", "apparmor=unconfined"),
         *("-v", f"{KIT}:/kit:ro", "-v", f"{name}:/var/lib/docker", f"debian:{VERSIONS['DEBIAN_SUITE']}-slim"),
-        *("sleep", "600"),
+        *("sleep", "1800"),
     )
     yield name
     docker("rm", "--force", name)
@@ -71,6 +71,4 @@ def test_the_base_image_comes_from_the_mirror_where_no_registry_answers(machine:
     status, size = on(machine, f"docker image inspect --format '{{{{.Size}}}}' {base}")
     assert status == 0
     assert 50_000_000 < int(size) <= 90_000_000
-    status, said = on(machine, f"docker run --rm --network none {base} cat /etc/os-release")
-    assert f"VERSION_CODENAME={VERSIONS['DEBIAN_SUITE']}" in said, said
     assert on(machine, "/kit/scripts/base-image.sh")[1] == f"base image: {base} is there\n"
