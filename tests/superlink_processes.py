@@ -15,9 +15,9 @@ from pathlib import Path
 import httpx
 from cryptography import x509
 
+from superlink_postgres import Postgres
 from superlink_support import (
     Authority,
-    Postgres,
     TestSite,
     free_port,
     new_key,

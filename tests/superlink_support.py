@@ -1,4 +1,4 @@
-"""What the SuperLink's tests share: a certificate authority, a PostgreSQL with TLS, and the edge's headers.
+"""What the SuperLink's tests share: a certificate authority, sites, files, and the edge's headers.
 
 Not a stand-in for the edge: `edge_headers` only says what NGINX would. Everything is made in a directory of the test's
 own and removed with it.
@@ -10,12 +10,9 @@ import base64
 import datetime
 import hashlib
 import json
-import os
-import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -216,91 +213,6 @@ def free_port() -> int:
     with closing(socket.socket()) as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
-
-
-class Postgres:
-    """A PostgreSQL of the test's own, with TLS and SCRAM, from Debian's package."""
-
-    def __init__(self, authority: Authority) -> None:
-        # Not below pytest's directory, which other sessions close to other users.
-        directory = Path(tempfile.mkdtemp(prefix="flowerbed-test-postgres-"))
-        self.directory, self.port = directory, free_port()
-        self.password = os.urandom(16).hex()
-        self.programs = _programs()
-        self._user = "postgres" if os.getuid() == 0 else None
-        key = new_key()
-        self._own(directory)
-        (directory / "password").write_text(self.password)
-        (directory / "tls.crt").write_bytes(pem(authority.issue(key, [x509.DNSName("localhost")])))
-        (directory / "tls.key").write_bytes(private_pem(key))
-        (directory / "tls.key").chmod(0o600)
-        for name in ("password", "tls.crt", "tls.key"):
-            self._own(directory / name)
-        arguments = ["-U", "superlink", "--auth=scram-sha-256", f"--pwfile={directory}/password", "-E", "UTF8"]
-        self._run("initdb", "-D", str(directory / "data"), *arguments, "--no-sync")
-        self.url = f"postgresql://superlink@localhost:{self.port}/superlink"
-
-    def _own(self, path: Path) -> None:
-        if self._user:
-            shutil.chown(path, self._user, self._user)
-
-    def _run(self, program: str, *arguments: str) -> None:
-        command = [str(self.programs / program), *arguments]
-        subprocess.run(command, check=True, capture_output=True, user=self._user, cwd="/", timeout=60)
-
-    def start(self) -> None:
-        options = (
-            f"-p {self.port} -h 127.0.0.1 -k {self.directory} -c ssl=on -c fsync=off "
-            f"-c ssl_cert_file={self.directory}/tls.crt -c ssl_key_file={self.directory}/tls.key"
-        )
-        self._run(
-            "pg_ctl",
-            "-D",
-            str(self.directory / "data"),
-            "-l",
-            str(self.directory / "log"),
-            "-w",
-            "-o",
-            options,
-            "start",
-        )
-
-    def create_database(self, name: str = "superlink") -> None:
-        self.sql(f"CREATE DATABASE \"{name}\" ENCODING 'UTF8' TEMPLATE template0", "postgres")
-
-    def sql(self, statement: str, database: str = "superlink") -> str:
-        command = [
-            "psql",
-            "-h",
-            "127.0.0.1",
-            "-p",
-            str(self.port),
-            "-U",
-            "superlink",
-            "-d",
-            database,
-            "-Atc",
-            statement,
-        ]
-        environment = {**os.environ, "PGPASSWORD": self.password}
-        return subprocess.run(command, check=True, capture_output=True, text=True, env=environment, timeout=30).stdout
-
-    def stop(self) -> None:
-        self._run("pg_ctl", "-D", str(self.directory / "data"), "-m", "fast", "-w", "stop")
-
-    def remove(self) -> None:
-        """Stop, if it runs, and delete everything."""
-        if (self.directory / "data" / "postmaster.pid").exists():
-            self.stop()
-        shutil.rmtree(self.directory)
-
-
-def _programs() -> Path:
-    """Return the directory of the newest PostgreSQL on this host."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: int(p.parent.name))
-    if not found:
-        raise RuntimeError("These tests need PostgreSQL: apt-get install postgresql")
-    return found[-1]
 
 
 @contextmanager

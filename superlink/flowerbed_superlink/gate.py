@@ -58,6 +58,7 @@ class Head:
     path: str
     headers: tuple[tuple[bytes, bytes], ...]
     client: str
+    raw: str  # the path as it was sent, for the log only
 
     def all(self, name: bytes) -> list[bytes]:
         """Return every value of a header, in order; ASGI gives names in lower case."""
@@ -206,6 +207,7 @@ def _head(scope: Scope) -> Head:
         path=scope["path"] if plain else "",
         headers=tuple((bytes(k).lower(), bytes(v)) for k, v in _headers(scope)),
         client=client[0] if client else "",
+        raw=raw.decode("latin-1"),
     )
 
 
@@ -220,7 +222,7 @@ def _log_refusal(head: Head, refused: Refused) -> None:
         status=int(refused.status),
         why=refused.why,
         method=head.method,
-        path=head.path if not head.path.startswith(ARTIFACTS) else ARTIFACTS,
+        path=head.raw if not head.path.startswith(ARTIFACTS) else ARTIFACTS,
         client=head.client,
         **refused.fields,
     )

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
 FLWR_VERSION = "1.41.0"
-RETRY_S = 2.0
+RETRY_S = 1.0
 _OURS = frozenset({"timeout_graceful_shutdown", "server_header", "ws"})  # what we give uvicorn and Flower does not
 _QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 _TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = current_schema()"

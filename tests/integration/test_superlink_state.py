@@ -26,7 +26,8 @@ from sqlalchemy.exc import OperationalError
 from flowerbed_superlink.hooks import get_ee_federation_manager, get_ee_linkstate_factory, get_ee_objectstore_factory
 from flowerbed_superlink.settings import settings
 from flowerbed_superlink.state import PostgresLinkState, PostgresObjectStore
-from superlink_support import Authority, Postgres, new_key, new_site, public_pem, write_material
+from superlink_postgres import Postgres
+from superlink_support import Authority, new_key, new_site, public_pem, write_material
 
 # Flower's migrations do not say how their paths are separated.
 pytestmark = pytest.mark.filterwarnings("ignore:No path_separator:DeprecationWarning")

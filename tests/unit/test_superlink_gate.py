@@ -1,96 +1,20 @@
-"""The gate as an ASGI application: what it refuses, with which status, and what it lets through."""
+"""The gate as an ASGI application: routes, token, sizes, and what it makes of Flower's failures."""
 
 from __future__ import annotations
 
-import asyncio
-import datetime
-import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import httpx
 import pytest
-from cryptography.x509.oid import ExtendedKeyUsageOID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowerbed_superlink import watched
-from flowerbed_superlink.gate import Gate
-from flowerbed_superlink.material import Material
 from flowerbed_superlink.routes import CONTROL_ROUTES, FLEET_ROUTES, REFUSED, RUNTIME_ROUTES
-from superlink_support import (
-    DAY,
-    DOMAIN,
-    NOW,
-    Authority,
-    TestSite,
-    binding,
-    edge_headers,
-    federation,
-    new_key,
-    new_site,
-    replace,
-    subject,
-    write_material,
-)
+from superlink_gate import World
+from superlink_support import Authority, TestSite, edge_headers, new_site
 
 FLEET = "/v1/fleet/pull-messages"
 CONTROL = "/v1/control/list-runs"
 RUNTIME = "/v1/runtime/acquire-task"
-
-
-class Inner:
-    """The application behind the gate: remembers what reached it and answers as it is told."""
-
-    def __init__(self) -> None:
-        self.reached: list[dict[str, Any]] = []
-        self.status = 200
-        self.error: Exception | None = None
-
-    async def __call__(self, scope: Any, _receive: Any, send: Any) -> None:
-        self.reached.append(scope)
-        if self.error is not None:
-            raise self.error
-        await send({"type": "http.response.start", "status": self.status, "headers": []})
-        await send({"type": "http.response.body", "body": b"inner"})
-
-
-class World:
-    """One gate with its files, and requests to it."""
-
-    def __init__(self, directory: Path, authority: Authority, sites: list[TestSite]) -> None:
-        self.authority, self.sites = authority, sites
-        self.secrets, self.config = write_material(directory, authority, sites)
-        self.inner = Inner()
-        self.gate = Gate(self.inner, Material(self.secrets, self.config))
-
-    def call(self, path: str, headers: Any = None, method: str = "POST", content: bytes = b"") -> httpx.Response:
-        async def send() -> httpx.Response:
-            transport = httpx.ASGITransport(self.gate, raise_app_exceptions=False, client=("192.0.2.9", 1))
-            async with httpx.AsyncClient(transport=transport, base_url="https://superlink") as client:
-                return await client.request(method, path, headers=headers, content=content)
-
-        return asyncio.run(send())
-
-    def scope(self, path: str, **changes: Any) -> list[dict[str, Any]]:
-        """Send a scope that httpx would not, and return what was sent back."""
-        sent: list[dict[str, Any]] = []
-        scope = {
-            "type": "http",
-            "method": "POST",
-            "path": path,
-            "raw_path": path.encode(),
-            "root_path": "",
-            "headers": [(b"content-length", b"0")],
-            "client": None,
-        }
-
-        async def collect(message: Any) -> None:
-            sent.append(message)
-
-        asyncio.run(self.gate(scope | changes, None, collect))  # type: ignore[arg-type]  # no body is read
-        return sent
 
 
 @pytest.fixture(scope="module")
@@ -112,12 +36,6 @@ def world(tmp_path: Path, authority: Authority, sites: list[TestSite]) -> World:
 def shared(tmp_path_factory: pytest.TempPathFactory, authority: Authority, sites: list[TestSite]) -> World:
     """One world for all of Hypothesis' examples."""
     return World(tmp_path_factory.mktemp("shared"), authority, sites)
-
-
-@pytest.fixture
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look at files on every request instead of once per second."""
-    monkeypatch.setattr(watched, "CHECK_INTERVAL_S", 0.0)
 
 
 def test_every_allowed_route_passes_and_loses_the_edges_headers(world: World) -> None:
@@ -219,145 +137,6 @@ def test_without_exactly_the_edges_token_nothing_is_served(world: World, path: s
 @pytest.mark.parametrize("value", ["", "wrong", "t" * 43])
 def test_the_runtime_api_is_not_there_through_the_edge(world: World, value: str) -> None:
     assert world.call(RUNTIME, {"X-Flowerbed-Edge": value}).status_code == 404
-    assert world.inner.reached == []
-
-
-Forgery = Callable[[World], dict[str, str]]
-
-
-def _certificate(world: World, **changes: Any) -> dict[str, str]:
-    """Return headers of a certificate like the first site's, but for what is given."""
-    site = world.sites[0]
-    key = changes.pop("key", site.key)
-    wanted: dict[str, Any] = {
-        "subject": subject(site.organisation, site.name),
-        "usage": ExtendedKeyUsageOID.CLIENT_AUTH,
-        "names": [binding(key, changes.pop("domain", DOMAIN))],
-    } | changes
-    authority = wanted.pop("authority", world.authority)
-    return edge_headers(authority.issue(new_key(), wanted.pop("names"), **wanted), key)
-
-
-FORGERIES: dict[str, Forgery] = {
-    "no certificate": lambda w: edge_headers(None, w.sites[0].key),
-    "no key": lambda w: edge_headers(w.sites[0].certificate, None),
-    "another site's key": lambda w: edge_headers(w.sites[0].certificate, w.sites[1].key),
-    "an unregistered key": lambda w: _certificate(w, key=new_key()),
-    "a foreign authority": lambda w: _certificate(w, authority=Authority("Foreign")),
-    "a foreign authority of our name": lambda w: _certificate(w, authority=Authority()),
-    "expired": lambda w: _certificate(w, end=NOW - datetime.timedelta(hours=1), start=NOW - DAY),
-    "not yet valid": lambda w: _certificate(w, start=NOW + datetime.timedelta(hours=1)),
-    "another organisation": lambda w: _certificate(w, subject=subject("Uniklinik Leipzig", "charite")),
-    "another site's name": lambda w: _certificate(w, subject=subject("Charité", "leipzig")),
-    "an unknown site": lambda w: _certificate(w, subject=subject("Charité", "unknown")),
-    "another domain": lambda w: _certificate(w, domain="evil.test"),
-    "a server's certificate": lambda w: _certificate(w, usage=ExtendedKeyUsageOID.SERVER_AUTH),
-    "no binding": lambda w: _certificate(w, names=[]),
-    "two bindings": lambda w: _certificate(w, names=[binding(w.sites[0].key), binding(w.sites[1].key)]),
-}
-
-
-@pytest.mark.parametrize("name", FORGERIES)
-def test_a_site_that_is_not_wholly_itself_is_refused_with_403(
-    world: World, name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    response = world.call(FLEET, FORGERIES[name](world))
-    assert response.status_code == 403
-    assert response.json()["detail"]
-    refusals = [json.loads(line) for line in capsys.readouterr().err.splitlines() if '"refused"' in line]
-    assert len(refusals) == 1
-    assert refusals[0]["why"]
-    assert refusals[0]["client"] == "192.0.2.9"
-    assert world.inner.reached == []
-
-
-@pytest.mark.usefixtures("at_once")
-def test_the_log_names_site_serial_and_reason_of_a_revoked_certificate(
-    world: World, capsys: pytest.CaptureFixture[str]
-) -> None:
-    site = world.sites[0]
-    assert world.call(FLEET, site.headers()).status_code == 200
-    replace(world.secrets / "crl.pem", world.authority.crl([site.certificate.serial_number]))
-    assert world.call(FLEET, site.headers()).status_code == 403
-    assert world.call(FLEET, world.sites[1].headers()).status_code == 200
-    line = next(json.loads(line) for line in capsys.readouterr().err.splitlines() if '"refused"' in line)
-    assert line["why"] == "revoked"
-    assert line["site"] == "charite"
-    assert line["serial"] == f"{site.certificate.serial_number:X}"
-
-
-def test_a_revoked_certificate_is_refused_within_a_second(world: World) -> None:
-    clock = _Clock()
-    material = Material(world.secrets, world.config)
-    for file in (material._crl, material._federation, material._token):
-        file._clock = clock
-    world.gate = Gate(world.inner, material)
-    site = world.sites[0]
-    assert world.call(FLEET, site.headers()).status_code == 200
-    replace(world.secrets / "crl.pem", world.authority.crl([site.certificate.serial_number]))
-    clock.now += 1.0
-    assert world.call(FLEET, site.headers()).status_code == 403
-
-
-class _Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.mark.usefixtures("at_once")
-@pytest.mark.parametrize("state", ["missing", "garbled", "empty", "expired", "foreign"])
-def test_without_a_valid_crl_fleet_requests_wait(world: World, state: str) -> None:
-    assert world.call(FLEET, world.sites[0].headers()).status_code == 200
-    path = world.secrets / "crl.pem"
-    contents = {
-        "garbled": b"-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n",
-        "empty": b"",
-        "expired": world.authority.crl([], NOW - datetime.timedelta(minutes=1)),
-        "foreign": Authority().crl([]),
-    }
-    path.unlink() if state == "missing" else replace(path, contents[state])
-    response = world.call(FLEET, world.sites[0].headers())
-    assert response.status_code == 503
-    assert response.headers["retry-after"]
-    assert world.call(CONTROL, edge_headers()).status_code == 200
-    replace(path, world.authority.crl([]))
-    assert world.call(FLEET, world.sites[0].headers()).status_code == 200
-
-
-@pytest.mark.usefixtures("at_once")
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"domain": "flowerbed.test"}'])
-def test_without_a_valid_topology_fleet_requests_wait(world: World, content: bytes) -> None:
-    replace(world.config / "federation.json", content)
-    assert world.call(FLEET, world.sites[0].headers()).status_code == 503
-
-
-@pytest.mark.usefixtures("at_once")
-def test_a_removed_site_and_a_new_key_take_effect(world: World) -> None:
-    site, other = world.sites
-    replace(world.config / "federation.json", json.dumps(federation([other])).encode())
-    assert world.call(FLEET, site.headers()).status_code == 403
-    renewed = new_site(world.authority, site.name, site.organisation)
-    replace(world.config / "federation.json", json.dumps(federation([renewed, other])).encode())
-    assert world.call(FLEET, site.headers()).status_code == 403
-    assert world.call(FLEET, renewed.headers()).status_code == 200
-
-
-@pytest.mark.usefixtures("at_once")
-@pytest.mark.parametrize("content", [None, b"", b"short\n"])
-def test_without_a_token_file_the_edge_waits(world: World, content: bytes | None) -> None:
-    path = world.secrets / "edge.token"
-    path.unlink() if content is None else replace(path, content)
-    assert world.call(CONTROL, edge_headers()).status_code == 503
-    assert world.call(RUNTIME).status_code == 200
-
-
-@pytest.mark.parametrize("header", ["x-flowerbed-client-cert", "flwr-public-key"])
-def test_duplicated_identity_headers_are_refused(world: World, header: str) -> None:
-    headers = [(k.lower().encode(), v.encode()) for k, v in world.sites[0].headers().items()]
-    headers += [(k, v) for k, v in headers if k == header.encode()] + [(b"content-length", b"0")]
-    assert world.scope(FLEET, headers=headers)[0]["status"] == 403
     assert world.inner.reached == []
 
 
