@@ -42,9 +42,9 @@ names() {
     fi
     printf -v block '# BEGIN flowerbed %s\n%s %s\n# END flowerbed %s' "$mark" "$address" "$*" "$mark"
     if write_hosts "$mark" "$block"; then say "$hosts: $* → $address (block flowerbed $mark)"; else say "$hosts: unchanged"; fi
-    behind_proxy || return 0
+    # Whether a proxy is set or not: sudo hides it, and without one the variable does nothing.
     profile=$(profile_of "$mark")
-    mkdir -p "$(dirname "$profile")"
+    if [ ! -d "$(dirname "$profile")" ] || [ "$(cat "$profile" 2>/dev/null)" = "$(no_proxy_lines "$@")" ]; then return 0; fi
     no_proxy_lines "$@" >"$profile"
     say "NO_PROXY: new shells read $profile; in this one: . $profile"
 }
