@@ -161,14 +161,16 @@ class SupervisedExecutor:
     def _watch(self, process: subprocess.Popen[bytes], spec: TaskSpec) -> None:
         """Follow one supervisor to its end; a task that did not report its end itself is failed with the reason."""
         started = time.monotonic()
-        output = self._follow(process, spec, started)
-        sentence = self._ended(process, output)
-        took, status = time.monotonic() - started, process.returncode
-        log.info("run %d task %d ended with status %d after %.1f s", spec.run_id, spec.task_id, status, took)
-        # A task that has reported its end has no token any more, so this then changes nothing.
-        self._reporter.failed(spec.token, sentence)
-        with self._lock:
-            del self._running[process.pid]
+        try:
+            output = self._follow(process, spec, started)
+            sentence = self._ended(process, output)
+            took, status = time.monotonic() - started, process.returncode
+            log.info("run %d task %d ended with status %d after %.1f s", spec.run_id, spec.task_id, status, took)
+            # A task that has reported its end has no token any more, so this then changes nothing.
+            self._reporter.failed(spec.token, sentence)
+        finally:
+            with self._lock:
+                del self._running[process.pid]
 
     def _follow(self, process: subprocess.Popen[bytes], spec: TaskSpec, started: float) -> bytes:
         """Hand over the description, keep the token alive until the task can do so, return the supervisor's report.

@@ -5,8 +5,10 @@ Every variable is listed in supernode/README.md; a test compares the two.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,6 +31,7 @@ class Role:
 
 _PIDS_MAX = (Path("/sys/fs/cgroup/pids.max"), Path("/sys/fs/cgroup/pids/pids.max"))
 """The container's limit of processes and threads, in cgroup v2 and v1."""
+_CPU_MAX, _CPU_V1 = Path("/sys/fs/cgroup/cpu.max"), Path("/sys/fs/cgroup/cpu")
 _OWN_PROCESSES = 48
 """What SuperExec, supervisors and results writers need of it."""
 _LEAST_PROCESSES = 32
@@ -84,6 +87,7 @@ def load(role_name: str, environment: Mapping[str, str]) -> Settings:
         tasks_at_once=at_once,
         limits=Limits(
             processes=_fair_share(int(_number(environment, "FLOWERBED_TASK_PROCESSES", defaults.processes)), at_once),
+            threads=int(_number(environment, "FLOWERBED_TASK_THREADS", _processors())),
             open_files=int(_number(environment, "FLOWERBED_TASK_OPEN_FILES", defaults.open_files)),
             file_bytes=_mib(environment, "FLOWERBED_TASK_FILE_MIB", defaults.file_bytes),
             data_bytes=_mib(environment, "FLOWERBED_TASK_MEMORY_MIB", defaults.data_bytes),
@@ -124,6 +128,21 @@ def _fair_share(processes: int, at_once: int) -> int:
             share = max(_LEAST_PROCESSES, (int(raw) - _OWN_PROCESSES) // max(1, at_once))
             return min(processes or share, share)
     return processes
+
+
+def _processors() -> int:
+    """Return the processors that the container may use; libraries do not see the limit and start a thread for each one.
+
+    Source: Linux's cgroup v2 and v1 documentation, ``cpu.max`` and ``cpu.cfs_quota_us``.
+    """
+    with suppress(OSError, ValueError):
+        quota, period = _CPU_MAX.read_text().split()
+        return max(1, math.ceil(int(quota) / int(period)))
+    with suppress(OSError, ValueError):
+        quota, period = ((_CPU_V1 / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        if int(quota) > 0:
+            return max(1, math.ceil(int(quota) / int(period)))
+    return len(os.sched_getaffinity(0))
 
 
 def _number(environment: Mapping[str, str], name: str, default: float) -> float:

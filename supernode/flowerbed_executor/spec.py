@@ -33,6 +33,8 @@ class Limits:
     """Largest file that the task may write (RLIMIT_FSIZE)."""
     data_bytes: int = 0
     """Private writable memory of each process (RLIMIT_DATA)."""
+    threads: int = 0
+    """What numeric libraries are told to use (OMP_NUM_THREADS); 0 leaves it to them."""
     seconds: float = 0
     """Wall clock, from the start of the supervisor."""
     result_bytes: int = 512 * MIB

@@ -23,7 +23,7 @@ from .spec import CLIENT_APP, FIRST_UID, RESULTS_GROUP, SERVER_APP, TaskSpec
 EX_CANNOT_START = 70
 """Exit status when the task was never started."""
 
-_PASSED_ON = ("PATH", "TZ", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
+_PASSED_ON = ("PATH", "TZ", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
 """What a task keeps of the container's environment."""
 
 
@@ -113,6 +113,8 @@ class Supervisor:
             FLWR_TELEMETRY_ENABLED="0",
             FLWR_DISABLE_UPDATE_CHECK="1",
         )
+        if self._spec.limits.threads:
+            environment["OMP_NUM_THREADS"] = str(self._spec.limits.threads)
         if self._spec.program == CLIENT_APP:
             environment["FLOWERBED_DATA"] = self._spec.directories.data
         return environment

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 
 from . import pinned
@@ -59,6 +60,8 @@ def run(settings: Settings) -> tuple[int, str]:
 
 def main() -> None:
     """Start the SuperNode and end with its status, whatever threads are left."""
+    # Process 1 of a container ignores what it has no handler for, and imports take seconds.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     show_log()
     try:
         prepare()

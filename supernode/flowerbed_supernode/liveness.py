@@ -97,19 +97,29 @@ def _watched_sender(liveness: Liveness) -> type[HeartbeatSender]:
     return WatchedHeartbeatSender
 
 
+def _stepping_through(half: Callable[..., Any], liveness: Liveness) -> Callable[..., Any]:
+    """Wrap the Fleet calls that one half of the main loop is given: a large model takes many of them."""
+
+    def stepping(call: Callable[..., Any]) -> Callable[..., Any]:
+        def step(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - any Fleet call
+            answer = call(*args, **kwargs)
+            liveness.step()
+            return answer
+
+        return step
+
+    @wraps(half)
+    def run(**given: Any) -> Any:  # noqa: ANN401 - Flower's own signature
+        return half(**{name: stepping(value) if callable(value) else value for name, value in given.items()})
+
+    return run
+
+
 def _wrap_steps(liveness: Liveness) -> None:
-    """A pull that was answered is a step, and so is each look for the reply while a ClientApp works."""
+    """Every answer of the SuperLink's is a step, and so is each look for the reply while a ClientApp works."""
     loop = import_module("flwr.supernode.start_client_internal")
-    pull = loop._pull_and_store_message  # noqa: SLF001 - see `pinned`
-
-    @wraps(pull)
-    def pull_and_step(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - Flower's own signature
-        found = pull(*args, **kwargs)
-        liveness.step()
-        return found
-
-    loop._pull_and_store_message = pull_and_step  # type: ignore[attr-defined]  # noqa: SLF001 - wrapped on purpose
-
+    for name in ("_pull_and_store_message", "_push_messages"):
+        setattr(loop, name, _stepping_through(getattr(loop, name), liveness))
     node_state = import_module("flwr.supernode.nodestate.in_memory_nodestate").InMemoryNodeState
     look = node_state.get_messages_legacy
 
