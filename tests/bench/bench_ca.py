@@ -1,13 +1,13 @@
 """Seconds for certificates and keys of 1, 10 and 100 sites, beside the real easy-rsa and `nvflare provision`.
 
-Whole processes, started for every run on an empty directory, durable on disk at their end. Two kinds of work:
+Whole processes, started in turns on empty directories, durable on disk at their end. Two kinds of work:
 
 - *one each*: one client certificate per site, one for the server, one for the operator. That is what
   `nvflare provision` makes, and what easy-rsa is asked for (EC P-384, like ours). Ours reads federation.yaml first.
 - *all*: everything that a federation of that size needs, three certificates per site, with `flowerbed ca init`.
 
 Not for judging the tools: nvflare makes RSA keys and start-up kits as well, easy-rsa starts openssl for every step.
-Run as a script it prints a table; easy-rsa at 100 sites runs once, because it takes about a minute.
+Run as a script it prints a table; easy-rsa at 100 sites runs once, because it takes most of a minute.
 """
 
 from __future__ import annotations
@@ -60,26 +60,33 @@ def _rows(count: int, runs: int) -> Iterator[Row]:
         work = Path(name)
         _write_federation(work / "project", count)
         _write_nvflare(work / "nvflare", count)
-        each = _measure(lambda: _ours_each(work / "project"), runs, work / "project" / "ca")
-        whole = _measure(lambda: _ours_all(work / "project"), runs, work / "project" / "ca")
-        provision = _nvflare()
-        peer = _measure(lambda: _provision(provision, work / "nvflare"), min(runs, 3), work / "nvflare" / "workspace")
-        yield _row(f"certificates for {count} sites, one each", each, "nvflare provision", peer)
-        yield _row(f"certificates for {count} sites, all that flowerbed needs", whole, "nvflare provision", peer)
-        tool = easyrsa()
-        peer = _measure(lambda: _easyrsa(tool, work, count), 1 if count >= 100 else min(runs, 3), work / "pki")
-        yield _row(f"certificates for {count} sites, one each", each, "easy-rsa", peer)
+        provision, tool = _nvflare(), easyrsa()
+        jobs: list[tuple[Callable[[], None], Path, int]] = [
+            (lambda: _ours_each(work / "project"), work / "project" / "ca", runs),
+            (lambda: _ours_all(work / "project"), work / "project" / "ca", runs),
+            (lambda: _provision(provision, work / "nvflare"), work / "nvflare" / "workspace", runs),
+            (lambda: _easyrsa(tool, work, count), work / "pki", 1 if count >= 100 else runs),
+        ]
+        each, whole, nvflare, easy = _measure(jobs)
+        yield _row(f"certificates for {count} sites, one each", each, "nvflare provision", nvflare)
+        yield _row(f"certificates for {count} sites, one each", each, "easy-rsa", easy)
+        yield _row(f"certificates for {count} sites, all that flowerbed needs", whole, "nvflare provision", nvflare)
 
 
-def _measure(work: Callable[[], None], runs: int, made: Path) -> list[float]:
-    """Wall-clock seconds of each run, with what it made deleted before."""
-    seconds = []
-    for _ in range(runs):
-        shutil.rmtree(made, ignore_errors=True)
-        os.sync()
-        start = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - start)
+def _measure(jobs: list[tuple[Callable[[], None], Path, int]]) -> list[list[float]]:
+    """Wall-clock seconds of each job's runs, what it makes deleted before each.
+
+    The jobs take turns, so that whatever else the host does meets all of them.
+    """
+    seconds: list[list[float]] = [[] for _ in jobs]
+    for turn in range(max(runs for _, _, runs in jobs)):
+        for (work, made, runs), found in zip(jobs, seconds, strict=True):
+            if turn < runs:
+                shutil.rmtree(made, ignore_errors=True)
+                os.sync()
+                start = time.perf_counter()
+                work()
+                found.append(time.perf_counter() - start)
     return seconds
 
 

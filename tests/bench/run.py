@@ -1,0 +1,75 @@
+"""Every benchmark: a table on the screen, and `build/bench/results.json`, a list of `{name, unit, median, min, max, runs}`.
+
+Comparisons also have `against` (the peer's name), `peer_median` and `ratio` (ours divided by theirs), measured in this run.
+
+    run.py [ca] [stack] [rounds] [app]      default: ca stack rounds
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("FLOWERBED_E2E_INDEX", "9")
+KIT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(KIT / "tests"), str(KIT / "tests" / "bench")]
+
+from rich.console import Console  # noqa: E402
+from rich.table import Table  # noqa: E402
+
+from e2e.federation import STACK, Federation, fresh, sweep  # noqa: E402
+
+Row = dict[str, object]
+
+
+def main() -> None:
+    """Measure what was asked for."""
+    wanted = sys.argv[1:] or ["ca", "stack", "rounds"]
+    rows: list[Row] = []
+    if "ca" in wanted:
+        import bench_ca
+
+        rows += bench_ca.rows()
+    if "app" in wanted:
+        import bench_app
+
+        rows += bench_app.rows()
+    if {"stack", "rounds"} & set(wanted):
+        rows += on_a_federation(wanted)
+    results = KIT / "build" / "bench" / "results.json"
+    results.parent.mkdir(parents=True, exist_ok=True)
+    results.write_text(json.dumps(rows, indent=2) + "\n")
+    Console(width=120).print(table(rows))
+
+
+def on_a_federation(wanted: list[str]) -> list[Row]:
+    """Run the benchmarks that need a federation, on one of their own."""
+    import bench_rounds
+    import bench_stack
+
+    federation: Federation = fresh(KIT / ".cache" / "e2e" / STACK)
+    try:
+        federation.flowerbed("up")
+        rows = bench_rounds.rows(federation) if "rounds" in wanted else []
+        return rows + (bench_stack.rows(federation) if "stack" in wanted else [])
+    finally:
+        federation.flowerbed("clean", "--yes", "--identity", check=False)
+        sweep()
+
+
+def table(rows: list[Row]) -> Table:
+    """Return the rows for the screen."""
+    made = Table(title="benchmarks")
+    for name in ("name", "median", "min", "max", "runs", "against", "its median", "ratio"):
+        made.add_column(name, justify="left" if name in ("name", "against") else "right")
+    for one in rows:
+        figures = [f"{one[key]:.3g} {one['unit']}" for key in ("median", "min", "max")]
+        peer = [str(one["against"]), f"{one['peer_median']:.3g}", f"{one['ratio']:.3g}"] if "ratio" in one else [""] * 3
+        made.add_row(str(one["name"]), *figures, str(one["runs"]), *peer)
+    return made
+
+
+if __name__ == "__main__":
+    main()
