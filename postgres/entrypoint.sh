@@ -65,22 +65,24 @@ SQL
 reconcile() {
     mkdir -m 0700 "$private"
     trap stop_private_server EXIT
-    trap 'exit 143' TERM INT
     # A statement that fails would be logged with the password in it.
     pg_ctl --silent --pgdata="$PGDATA" --timeout=600 start --log=/tmp/reconcile.log --options="-c config_file=$config \
         -c listen_addresses='' -c unix_socket_directories=$private -c log_min_error_statement=panic" ||
         { cat /tmp/reconcile.log >&2; die "the server did not start"; }
     ensure_roles
-    trap - TERM INT EXIT
+    trap - EXIT
     stop_private_server
     rm -f /tmp/reconcile.log
 }
 
 main() {
+    # The kernel drops signals that process 1 does not handle, so a stop during the first start would have to wait to be killed.
+    trap 'exit 143' TERM INT
     check_mounts
     rm -rf "$private"
     ensure_cluster
     reconcile
+    trap - TERM INT
     exec postgres -D "$PGDATA" -c config_file="$config" "$@"
 }
 

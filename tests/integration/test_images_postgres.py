@@ -206,3 +206,13 @@ def test_what_is_wrong_with_the_secrets_is_said(server: Server, name: str, conte
     wait_until(lambda: not inspect(server.container)["State"]["Running"])
     assert inspect(server.container)["State"]["ExitCode"] == 1
     assert sentence in server.logs()
+
+
+def test_a_stop_during_the_first_start_is_heeded_and_the_next_start_works(server: Server) -> None:
+    server.start()
+    docker("stop", "--time", "30", server.container)
+    assert inspect(server.container)["State"]["ExitCode"] in (0, 143), server.logs()
+    docker("start", server.container)
+    server.wait()
+    with server.connect("superlink", "first-Password'\\") as connection:
+        assert connection.execute("SELECT 1").fetchone() == (1,)
