@@ -14,6 +14,7 @@ $(VENV)/.ready: pyproject.toml
 host: ## find or install Docker Engine, Compose and what else the host needs
 	@scripts/host.sh ensure
 	@$(MAKE) --no-print-directory $(VENV)/.ready
+	@scripts/host.sh names $$($(FLOWERBED) names)
 
 ca: $(VENV)/.ready ## create the certificate authority and every certificate that is due
 	@$(FLOWERBED) certificates

@@ -20,31 +20,36 @@ NAMES = ("postgres", "nginx", "tools", "flower", "app", "samples")
 LOG = "images.log"
 
 
-def source_hashes() -> dict[str, str]:
+def source_hashes(torch: str) -> dict[str, str]:
     """Return `FLOWERBED_SOURCE_<IMAGE>` for every image, as scripts/source-hash.sh computes it."""
-    done = subprocess.run([KIT / "scripts" / "source-hash.sh", "--env"], capture_output=True, text=True, check=False)
+    command = [str(KIT / "scripts" / "source-hash.sh"), "--env"]
+    environment = os.environ | {"FLOWERBED_TORCH": torch}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise DockerError(f"scripts/source-hash.sh failed: {done.stderr.strip()}")
     return dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
 
 
-def stale(project: Project) -> list[str]:
-    """Return the images that are missing or older than this clone."""
-    tag, wanted = project.versions["FLOWERBED_VERSION"], source_hashes()
-    found = docker.inspect("image", [f"flowerbed/{name}:{tag}" for name in NAMES])
+def stale(project: Project, torch: str = "cpu") -> list[str]:
+    """Return the images that are missing or older than this clone; of the CUDA ones there is the app image alone."""
+    names, suffix = (NAMES, "") if torch == "cpu" else (("app",), f"-{torch}")
+    tag, wanted = project.versions["FLOWERBED_VERSION"] + suffix, source_hashes(torch)
+    found = docker.inspect("image", [f"flowerbed/{name}:{tag}" for name in names])
     labels = {name: item["Config"]["Labels"] or {} for item in found for name in item["RepoTags"]}
     return [
         name
-        for name in NAMES
+        for name in names
         if labels.get(f"flowerbed/{name}:{tag}", {}).get("flowerbed.source")
         != wanted[f"FLOWERBED_SOURCE_{name.upper()}"]
     ]
 
 
-def problems(project: Project) -> Iterator[str]:
-    """Yield a sentence if images have to be built first."""
+def problems(project: Project, *, gpu: bool) -> Iterator[str]:
+    """Yield a sentence if images have to be built first; `gpu` says whether a site wants the CUDA one."""
     if names := stale(project):
         yield f"Images are missing or older than this clone ({', '.join(names)}): run make images."
+    if gpu and stale(project, "cuda"):
+        yield "The app image for sites with GPUs is missing or older than this clone: run make images TORCH=cuda."
 
 
 def build(project: Project, console: Console, *, torch: str = "cpu") -> list[str]:
@@ -53,12 +58,12 @@ def build(project: Project, console: Console, *, torch: str = "cpu") -> list[str
     Raises:
         DockerError: the base image could not be had, or a build failed; the message holds the last lines.
     """
-    due = stale(project) if torch == "cpu" else ["app"]
+    due = stale(project, torch)
     if not due:
         return []
     log = project.build / LOG
     log.parent.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | source_hashes() | host_ca()
+    environment = os.environ | source_hashes(torch) | host_ca()
     if torch != "cpu":
         environment |= {"FLOWERBED_TORCH": torch, "FLOWERBED_APP_SUFFIX": f"-{torch}"}
     command = [

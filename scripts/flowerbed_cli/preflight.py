@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -34,7 +35,7 @@ def check(project: Project, topology: Topology, project_id: str | None) -> None:
     running = {item["Name"].lstrip("/") for item in docker.containers(topology.name) if item["State"]["Running"]}
     problems = [
         *place_problems(project),
-        *images.problems(project),
+        *images.problems(project, gpu=any(site.settings.gpu for site in topology.sites)),
         *volume_problems(topology, project_id),
         *data_problems(topology),
         *network_problems(topology),
@@ -73,7 +74,7 @@ def place_problems(project: Project) -> Iterator[str]:
 def data_problems(topology: Topology) -> Iterator[str]:
     """Yield a sentence for each data directory that is not there."""
     for site in topology.sites:
-        if site.data.directory and not Path(site.data.directory).is_dir():
+        if site.data.directory and not os.path.isdir(site.data.directory):  # noqa: PTH112  (an unreadable parent is False)
             yield (
                 f"federation.yaml: the data directory {site.data.directory} of {site.name} is not there: "
                 "create it, or correct organisations[].site.data.directory."

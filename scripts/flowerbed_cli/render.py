@@ -28,7 +28,9 @@ def render(project: Project, topology: Topology, keys: Mapping[str, str], projec
         own = site_files(topology, site)
         files |= own
         files[f"site-{site.name}.env"] = env_file(site_env(project, topology, site, own, project_id))
-    files["flwr/config.toml"] = flwr_config(topology, str(project.pki / "ca.crt"))
+    # ca/pki is the operator's alone; anybody on this host may use the root certificate.
+    files["flwr/ca.crt"] = (project.pki / "ca.crt").read_text()
+    files["flwr/config.toml"] = flwr_config(topology, str(project.build / "flwr" / "ca.crt"))
     return files
 
 
@@ -203,5 +205,11 @@ def node_config(site: Site) -> str:
 
 
 def env_file(values: Mapping[str, object]) -> str:
-    """Return an env file. Single quotes keep Compose from interpolating; the model refuses values that hold one."""
+    """Return an env file. Single quotes keep Compose from interpolating.
+
+    Raises:
+        ValueError: a value cannot be quoted so; the model and the pre-flight checks let none through.
+    """
+    if bad := [key for key, value in values.items() if set(str(value)) & set("'\r\n")]:
+        raise ValueError(f"{', '.join(bad)}: no env file can hold a single quote or a line break.")
     return "".join(f"{key}='{value}'\n" for key, value in values.items())
