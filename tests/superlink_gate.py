@@ -19,12 +19,15 @@ class Inner:
     def __init__(self) -> None:
         self.reached: list[dict[str, Any]] = []
         self.status = 200
+        self.wait: asyncio.Event | None = None
         self.error: Exception | None = None
 
     async def __call__(self, scope: Any, _receive: Any, send: Any) -> None:
         self.reached.append(scope)
         if self.error is not None:
             raise self.error
+        if self.wait is not None:
+            await self.wait.wait()
         await send({"type": "http.response.start", "status": self.status, "headers": []})
         await send({"type": "http.response.body", "body": b"inner"})
 
@@ -48,6 +51,10 @@ class World:
 
     def scope(self, path: str, **changes: Any) -> list[dict[str, Any]]:
         """Send a scope that httpx would not, and return what was sent back."""
+        return asyncio.run(self.send(path, **changes))
+
+    async def send(self, path: str, **changes: Any) -> list[dict[str, Any]]:
+        """Do what `scope` does, in a loop that runs already."""
         sent: list[dict[str, Any]] = []
         scope = {
             "type": "http",
@@ -62,5 +69,5 @@ class World:
         async def collect(message: Any) -> None:
             sent.append(message)
 
-        asyncio.run(self.gate(scope | changes, None, collect))  # type: ignore[arg-type]  # no body is read
+        await self.gate(scope | changes, None, collect)  # type: ignore[arg-type]  # no body is read
         return sent

@@ -6,10 +6,11 @@ authenticated and parsed a request, for which there is no hook: `configure_app` 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
+from anyio import to_thread
 from fastapi import FastAPI
 from fastapi.routing import RouteContext, iter_route_contexts
 from starlette.middleware import Middleware
@@ -22,6 +23,8 @@ from flowerbed_superlink.material import Material
 from flowerbed_superlink.routes import check_routes
 from flowerbed_superlink.settings import settings
 from flowerbed_superlink.submissions import check_submission
+
+THREADS = 160  # beside uvicorn's and the executor's own, below the container's limit of 300
 
 LifespanContext = Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, Any] | None]]
 
@@ -44,7 +47,14 @@ def configure_app(app: FastAPI) -> None:
 
 def get_lifespan_contexts() -> tuple[LifespanContext, ...]:
     """Return what runs as long as the SuperLink serves."""
-    return (prove_alive,)
+    return (widen_threads, prove_alive)
+
+
+@asynccontextmanager
+async def widen_threads(_app: FastAPI) -> AsyncIterator[None]:
+    """Raise the number of handlers at work: each followed log holds a thread, and 40 of them would stop everything."""
+    to_thread.current_default_thread_limiter().total_tokens = THREADS
+    yield None
 
 
 def _path(context: RouteContext) -> str:

@@ -44,6 +44,7 @@ MIB = 1024 * 1024
 FLEET_BODY = RUNTIME_BODY = 64 * MIB
 START_RUN_BODY = 11 * MIB  # an app bundle is at most 10 MiB
 CONTROL_BODY = MIB
+MAX_IN_FLIGHT = 192 * MIB  # all bodies together; each is held up to three times while it is parsed and stored
 
 _NO_ROUTE = "This federation does not offer that route."
 _TOKEN_PATH = re.compile(r"/artifacts/[A-Za-z0-9_-]{43}", re.ASCII)
@@ -78,6 +79,7 @@ class Gate:
 
     def __init__(self, app: ASGIApp, material: Material) -> None:
         self._app, self._material = app, material
+        self._in_flight = 0  # bytes of bodies that Flower is reading or working on
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection, as the ASGI specification 3.0 says."""
@@ -91,11 +93,26 @@ class Gate:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         head = _head(scope)
         try:
-            decide(head, self._material)
+            length = decide(head, self._material)
+            self._check_room(length)
         except Refused as refused:
             _log_refusal(head, refused)
             await _answer(send, refused.status, refused.detail)
             return
+        self._in_flight += length
+        try:
+            await self._pass(head, scope, receive, send)
+        finally:
+            self._in_flight -= length
+
+    def _check_room(self, length: int) -> None:
+        """Flower reads bodies whole before it authenticates: bounded here, so that nobody fills the memory."""
+        if self._in_flight + length > MAX_IN_FLIGHT:
+            raise Refused(
+                HTTPStatus.SERVICE_UNAVAILABLE, "The SuperLink is busy, try again.", "too many bytes in flight"
+            )
+
+    async def _pass(self, head: Head, scope: Scope, receive: Receive, send: Send) -> None:
         scope["headers"] = [h for h in scope["headers"] if h[0] not in (EDGE_HEADER, CERTIFICATE_HEADER)]
         if head.path.startswith(FLEET):
             await _guard_fleet(self._app, scope, receive, send)
@@ -103,14 +120,14 @@ class Gate:
             await self._app(scope, receive, send)
 
 
-def decide(head: Head, material: Material) -> None:
-    """Let a request pass, or raise.
+def decide(head: Head, material: Material) -> int:
+    """Let a request pass and return the length of its body in bytes, or raise.
 
     Raises:
         Refused: the request must not reach Flower.
     """
     if head.path == HEALTH and head.method in ("GET", "HEAD"):
-        return
+        return 0
     _check_route(head)
     try:
         if head.path.startswith(RUNTIME):
@@ -121,7 +138,7 @@ def decide(head: Head, material: Material) -> None:
             _check_site(head, material)
     except MaterialError as error:
         raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, "The SuperLink is not ready, try again.", str(error)) from error
-    _check_body(head)
+    return _check_body(head)
 
 
 def _check_route(head: Head) -> None:
@@ -158,15 +175,16 @@ def _single(head: Head, name: bytes) -> str:
     return values[0].decode("latin-1")
 
 
-def _check_body(head: Head) -> None:
+def _check_body(head: Head) -> int:
     if head.method != "POST":
-        return
+        return 0
     lengths = head.all(b"content-length")
     if len(lengths) != 1 or head.all(b"transfer-encoding") or not lengths[0].isdigit():
         raise Refused(HTTPStatus.LENGTH_REQUIRED, "The request must state the length of its body.")
-    if int(lengths[0]) > (limit := _body_limit(head.path)):
+    if (length := int(lengths[0])) > (limit := _body_limit(head.path)):
         detail = f"The request's body is larger than {limit // MIB} MiB."
         raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
+    return length
 
 
 def _body_limit(path: str) -> int:

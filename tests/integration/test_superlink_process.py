@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
+from flwr.proto.control_pb2 import StreamLogsRequest
 
 from superlink_processes import COMPONENTS, EdgeStandIn, World, write_app
 from superlink_support import (
@@ -196,6 +197,23 @@ def test_a_revoked_sites_open_connection_is_refused_and_the_log_says_who(federat
     after = len(world.events("refused"))
     time.sleep(4)
     assert len(world.events("refused")) == after
+
+
+def test_many_followed_logs_leave_room_for_other_requests(federation: Federation, app: Path) -> None:
+    run_id = federation.start(app, rounds=100, pause=1)
+    federation.wait_for(run_id, "running")
+    body = StreamLogsRequest(run_id=run_id).SerializeToString()
+    headers = edge_headers() | PROTOBUF
+    with federation.world.client() as client, ExitStack() as stack:
+        for _ in range(60):
+            answer = stack.enter_context(
+                client.stream("POST", "/v1/control/stream-logs", headers=headers, content=body)
+            )
+            assert answer.status_code == 200
+        begin = time.monotonic()
+        assert client.post("/v1/control/list-runs", headers=headers).status_code == 200
+        assert time.monotonic() - begin < 5
+    federation.flwr("stop", str(run_id))
 
 
 def test_an_app_with_an_agent_is_refused_with_a_sentence(federation: Federation) -> None:

@@ -155,6 +155,18 @@ def test_each_message_is_delivered_to_one_of_many_pulls(state: PostgresLinkState
     assert sorted(received) == sorted(filter(None, sent))
 
 
+def test_as_many_pulls_as_messages_leave_nobody_empty(state: PostgresLinkState, second: PostgresLinkState) -> None:
+    """What FOR UPDATE SKIP LOCKED is for: without it, callers meet on one row and all but one go away with nothing."""
+    run_id, _ = _running(state)
+    for _ in range(5):
+        node_id = _node(state)
+        for _ in range(8):
+            assert state.store_message_ins(_message(run_id, node_id))
+        pulls = [partial(one.get_message_ins, node_id, limit=1) for one in [state, second] * 4]
+        received = [message.metadata.message_id for got in _at_once(pulls) for message in got]
+        assert len(received) == len(set(received)) == 8
+
+
 def test_a_nonce_is_spent_once(state: PostgresLinkState, second: PostgresLinkState) -> None:
     expires = now().timestamp() + 60
     spent = _at_once([partial(one.reserve_nonce, "test", "one", expires) for one in [state, second] * 4])

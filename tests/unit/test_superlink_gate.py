@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -186,3 +187,17 @@ def test_an_exception_on_fleet_is_503(world: World) -> None:
 def test_flowers_other_answers_on_fleet_are_left_alone(world: World, status: int) -> None:
     world.inner.status = status
     assert world.call(FLEET, world.sites[0].headers()).status_code == status
+
+
+def test_bodies_in_flight_are_bounded_and_given_back(world: World) -> None:
+    size = str(60 * 1024 * 1024).encode()
+
+    async def flood() -> list[int]:
+        world.inner.wait = asyncio.Event()
+        calls = [asyncio.create_task(world.send(RUNTIME, headers=[(b"content-length", size)])) for _ in range(5)]
+        await asyncio.sleep(0.05)
+        world.inner.wait.set()
+        return [(await call)[0]["status"] for call in calls]
+
+    assert asyncio.run(flood()) == [200, 200, 200, 503, 503]
+    assert asyncio.run(flood()) == [200, 200, 200, 503, 503]
