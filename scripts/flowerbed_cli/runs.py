@@ -81,18 +81,33 @@ def conclude(lines: Iterable[str]) -> dict[str, Any]:
         RunError: the run did not end as completed.
     """
     text = "\n".join(lines)
-    started, status, summary = RUN_ID.search(text), STATUS.search(text), SUMMARY.search(text)
+    # An app may print what looks like our own lines: of those around its log, the first and the last are ours.
+    started, summary = RUN_ID.search(text), last(SUMMARY, text)
     if started is None:
         raise RunError(f"The SuperLink did not accept the run: {refusal(text)}")
-    run = started.group(1)
-    if status is None:
+    run, answer = started.group(1), outcome(last(STATUS, text))
+    if answer is None:
         raise RunError(f"The SuperLink could not be asked how run {run} ended: make status shows what is wrong.")
-    answer = json.loads(status.group(1))["runs"][0]
     if answer["status"] != "finished:completed":
         reason = " ".join(str(answer.get("status-details") or "").split())
-        raise RunError(f"Run {run} ended as {answer['status']}: {reason or 'make logs shows why'}")
-    found: dict[str, Any] = json.loads(summary.group(1)) if summary else {}
+        raise RunError(f"Run {run} ended as {answer['status']}: {reason or 'make logs shows why.'}")
+    found: dict[str, Any] = json.loads(summary) if summary else {}
     return found | {"run_id": int(run)}
+
+
+def last(pattern: re.Pattern[str], text: str) -> str:
+    """Return what a pattern's group holds where it matches last; empty where it does not."""
+    found = pattern.findall(text)
+    return str(found[-1]) if found else ""
+
+
+def outcome(text: str) -> dict[str, Any] | None:
+    """Return the run in an answer of `flwr ls --run-id`, or None if it is none."""
+    try:
+        run: dict[str, Any] = json.loads(text)["runs"][0]
+    except (ValueError, KeyError, IndexError, TypeError):
+        return None
+    return run
 
 
 def refusal(text: str) -> str:

@@ -1,0 +1,126 @@
+"""Which secrets are laid out again, with which owner and mode, and what is noted for reloading."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import stat
+import tarfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowerbed_cli import reload, secrets
+from flowerbed_cli.project import Project
+from flowerbed_cli.secrets import Consumer, archive, difference, ensure_deployed, ensure_kept, pem, stamp
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path)
+
+
+@pytest.fixture
+def consumer() -> Consumer:
+    return Consumer("edge", os.getuid(), {"tls.crt": b"certificate", "tls.key": b"key"})
+
+
+@pytest.fixture(autouse=True)
+def written_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lay out as this user: the container that does it for others is tried end to end."""
+    monkeypatch.setattr(secrets, "deploy_through_container", secrets.deploy_as_root)
+
+
+def nothing(_changed: dict[str, set[str]]) -> None:
+    """For layouts after which nothing has to be reloaded."""
+
+
+def test_everything_is_laid_out_once(project: Project, consumer: Consumer) -> None:
+    assert ensure_deployed(project, [consumer], before=nothing) == {"edge": {"tls.crt", "tls.key"}}
+    path = project.secrets / "edge" / "tls.key"
+    assert path.read_bytes() == b"key"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o400
+    assert ensure_deployed(project, [consumer], before=nothing) == {}
+
+
+def test_a_changed_file_is_replaced_by_rename_and_named(project: Project, consumer: Consumer) -> None:
+    ensure_deployed(project, [consumer], before=nothing)
+    inode = (project.secrets / "edge" / "tls.crt").stat().st_ino
+    renewed = Consumer("edge", consumer.uid, {**consumer.files, "tls.crt": b"renewed"})
+    assert ensure_deployed(project, [renewed], before=nothing) == {"edge": {"tls.crt"}}
+    assert (project.secrets / "edge" / "tls.crt").read_bytes() == b"renewed"
+    assert (project.secrets / "edge" / "tls.crt").stat().st_ino != inode
+
+
+def test_a_deleted_file_and_a_deleted_stamp_are_noticed(project: Project, consumer: Consumer) -> None:
+    ensure_deployed(project, [consumer], before=nothing)
+    (project.secrets / "edge" / "tls.crt").unlink()
+    assert difference(project, consumer) == {"tls.crt"}
+    stamp(project, "edge").unlink()
+    assert difference(project, consumer) == {"tls.crt", "tls.key"}
+
+
+def test_an_unfinished_layout_is_due_again(
+    project: Project, consumer: Consumer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def dies(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context:
+        context.setattr(secrets, "deploy_as_root", dies)
+        context.setattr(secrets, "deploy_through_container", dies)
+        with pytest.raises(KeyboardInterrupt):
+            ensure_deployed(project, [consumer], before=lambda due: reload.note(project, due))
+    assert json.loads((reload.directory(project) / "edge.json").read_text()) == ["tls.crt", "tls.key"]
+    assert difference(project, consumer) == {"tls.crt", "tls.key"}
+
+
+def test_notes_add_up(project: Project) -> None:
+    reload.note(project, {"superlink": {"crl.pem"}})
+    reload.note(project, {"superlink": {"tls.crt"}})
+    assert json.loads((reload.directory(project) / "superlink.json").read_text()) == ["crl.pem", "tls.crt"]
+
+
+@pytest.mark.parametrize(
+    ("consumer", "container"),
+    [("edge", "edge"), ("gateway-north", "north-gateway"), ("supernode-a-b", "a-b-supernode"), ("cli", "cli")],
+)
+def test_consumers_and_containers(consumer: str, container: str) -> None:
+    assert reload.consumer_container(consumer) == container
+
+
+def test_a_secret_that_exists_is_never_changed(project: Project) -> None:
+    first = ensure_kept(project, "token", secrets.token)
+    assert ensure_kept(project, "token", secrets.token) == first
+    assert len(first) == 64
+    path = project.secrets / "kit" / "token"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+NAMES = st.from_regex(r"[a-z][a-z0-9.-]{0,20}", fullmatch=True)
+
+
+@given(
+    st.dictionaries(NAMES, st.dictionaries(NAMES, st.binary(max_size=2000), max_size=4), max_size=4),
+    st.integers(0, 2**16),
+)
+def test_the_archive_holds_every_file_with_owner_and_mode(files: dict[str, dict[str, bytes]], uid: int) -> None:
+    consumers = [Consumer(name, uid, content) for name, content in files.items()]
+    with tarfile.open(fileobj=io.BytesIO(archive(consumers))) as tar:
+        found = {}
+        for member in tar.getmembers():
+            assert (member.mode, member.uid, member.gid) == (0o400, uid, uid)
+            file = tar.extractfile(member)
+            assert file
+            found[member.name] = file.read()
+    assert found == {f"{name}/{key}": value for name, own in files.items() for key, value in own.items()}
+
+
+def test_text_before_a_certificate_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "leaf.crt"
+    path.write_text("Certificate:\n    Data:\n-----BEGIN CERTIFICATE-----\nMII\n-----END CERTIFICATE-----\n")
+    assert pem(path).startswith(b"-----BEGIN CERTIFICATE-----\nMII")
