@@ -49,6 +49,12 @@ def refuse_unusable(project: Project, topology: Topology, keys: Mapping[str, str
         raise error
 
 
+def shut_out(project: Project, topology: Topology) -> list[str]:
+    """Return the sites without a client certificate: those whose certificate was revoked and not issued again."""
+    issued = project.pki / "issued"
+    return [site.name for site in topology.sites if not (issued / f"{site.name}.crt").is_file()]
+
+
 def days_left(project: Project) -> dict[str, int]:
     """Return the days left of each certificate by name, of `ca`, and of the list as `crl`; empty without a CA."""
     try:

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from flowerbed_topology import Topology
 
 from . import docker
+from .errors import FlowerbedError
 from .files import write
 from .project import Project
 
@@ -95,6 +96,9 @@ def server_files(project: Project, leaf: str) -> dict[str, bytes]:
 
 def pem(path: Path) -> bytes:
     """Return the certificate at `path` without the text that easy-rsa and openssl may put before it."""
+    if not path.is_file():
+        name = path.stem
+        raise FlowerbedError(f"There is no valid certificate {name}: run flowerbed ca issue {name}, then make up.")
     content = path.read_bytes()
     return content[content.index(b"-----BEGIN CERTIFICATE-----") :]
 
@@ -126,10 +130,14 @@ def site_consumers(project: Project, site: str) -> list[Consumer]:
     """Return what one site's containers find at `/secrets`."""
     superexec = ensure_kept(project, f"superexec-{site}.secret", token)
     key = ensure_kept(project, f"supernode-{site}.key", supernode_key)
-    client = {
-        "client.crt": pem(project.pki / "issued" / f"{site}.crt"),
-        "client.key": (project.pki / "private" / f"{site}.key").read_bytes(),
-    }
+    certificate = project.pki / "issued" / f"{site}.crt"
+    client = {}
+    # A site whose certificate was revoked keeps the one that it has, and is refused with it until it is given another.
+    if certificate.is_file():
+        client = {
+            "client.crt": pem(certificate),
+            "client.key": (project.pki / "private" / f"{site}.key").read_bytes(),
+        }
     authority = (project.pki / "ca.crt").read_bytes()
     return [
         Consumer(f"gateway-{site}", NGINX, server_files(project, f"gateway-{site}") | client),

@@ -65,6 +65,10 @@ def up(project: Project, topology: Topology, console: Console) -> list[str]:
     keys = secrets.ensure_supernode_keys(project, topology)
     for line in certificates.ensure(project, topology, keys):
         progress.changed(line)
+    for site in certificates.shut_out(project, topology):
+        progress.warn(
+            f"{site} is shut out, because its certificate was revoked: flowerbed ca issue {site} and make up admit it."
+        )
     ensure_secrets(project, topology, progress)
     rendered = render(project, topology, keys, identity)
     nginx.check(project, rendered)
@@ -72,9 +76,6 @@ def up(project: Project, topology: Topology, console: Console) -> list[str]:
         progress.changed(f"rendered {name}")
     ensure_firewall(project, topology, progress)
     ensure_containers(project, topology, progress)
-    for name in reload.ensure_reloaded(project, topology):
-        progress.changed(f"restarted {name}")
-    wait_healthy(topology, container_names(topology))
     return progress.changes
 
 
@@ -113,14 +114,18 @@ def ensure_containers(project: Project, topology: Topology, progress: Progress) 
     with progress.step("starting the core and the sites' gateways"):
         docker.run(docker.compose(project, "core", "up", "-d", "--remove-orphans", "--quiet-pull", *CORE))
         in_parallel(lambda site: ensure_site(project, site, ("gateway", "clientapp")), topology.sites)
-        wait_healthy(topology, [f"{topology.name}-{name}" for name in ("postgres", "superlink", "edge")])
+    # Before anything is waited for: a SuperNode is healthy only if its gateway shows the certificate that is valid now.
+    restarted = reload.ensure_reloaded(project, topology)
+    for name in restarted:
+        progress.changed(f"restarted {name}")
+    wait_healthy(topology, [f"{topology.name}-{name}" for name in ("postgres", "superlink", "edge")])
     for site in ensure_registered(project, topology):
         progress.changed(f"registered SuperNode of {site}")
     with progress.step("starting the SuperNodes"):
         in_parallel(lambda site: ensure_site(project, site, SITE), topology.sites)
-        wait_healthy(topology, container_names(topology))
+        wait_healthy(topology, expected(project, topology))
     for name, identity in sorted(started(topology).items()):
-        if before.get(name) != identity:
+        if before.get(name) != identity and name not in restarted:
             progress.changed(f"started {name}")
 
 
@@ -145,6 +150,12 @@ def started(topology: Topology) -> dict[str, tuple[str, str]]:
     return {
         item["Name"].lstrip("/"): (item["Id"], item["State"]["StartedAt"]) for item in found if item["State"]["Running"]
     }
+
+
+def expected(project: Project, topology: Topology) -> list[str]:
+    """Return the containers that should be healthy: all but the SuperNodes of sites that the edge refuses."""
+    refused = {f"{topology.name}-{site}-supernode" for site in certificates.shut_out(project, topology)}
+    return [name for name in container_names(topology) if name not in refused]
 
 
 def container_names(topology: Topology) -> list[str]:
