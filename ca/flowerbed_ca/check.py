@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
 
 from . import crl, index, issuing, naming, profiles, rootcheck
 from .errors import CaError
@@ -71,8 +72,18 @@ def _leaf(
     if reason:
         yield Finding(f"{path} is not of our profiles: {reason}; `flowerbed ca renew {name}` issues it again.", False)
     key = store.read(f"private/{name}.key")
-    if key is not None and issuing.load_key(key, f"private/{name}.key").public_key() != certificate.public_key():
+    if key is not None and not _belongs(key, certificate):
         yield Finding(f"private/{name}.key does not belong to {path}; `flowerbed ca renew {name}` makes a new pair.")
+
+
+def _belongs(key: bytes, certificate: x509.Certificate) -> bool:
+    """Whether a private key of any kind is the certificate's; an encrypted one, as easyrsa makes, is taken to be."""
+    try:
+        return serialization.load_pem_private_key(key, None).public_key() == certificate.public_key()
+    except TypeError:
+        return True
+    except ValueError:
+        return False
 
 
 def _signed_by(certificate: x509.Certificate, root: x509.Certificate) -> bool:

@@ -145,6 +145,15 @@ def test_an_authority_made_by_easyrsa_with_our_settings_is_adopted(pki: Path, to
     _verify(pki, "old", *(leaf.name for leaf in PLAN))
 
 
+def test_check_lists_leaves_that_are_not_of_our_profiles(ca: Authority, pki: Path, tool: EasyRsa) -> None:
+    tool(pki, "build-serverClient-full", "both", "nopass")
+    tool(pki, "--use-algo=rsa", "build-client-full", "rsa", "nopass")
+    found = {finding.text.partition(" ")[0]: finding for finding in ca.check()}
+    assert "neither serverAuth nor clientAuth alone" in found["issued/both.crt"].text
+    assert "its key is not on P-384" in found["issued/rsa.crt"].text
+    assert not any(finding.refused for finding in found.values())
+
+
 def test_an_authority_made_by_easyrsa_as_it_comes_is_refused(pki: Path, tool: EasyRsa) -> None:
     tool(pki, "init-pki")
     tool(pki, "build-ca", "nopass")
