@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 R = TypeVar("R")
-_LEAST_SHARE = 25  # below this a fork costs more than it saves
+_LEAST_SHARE = 100  # below this a fork costs more than it saves
 
 
 def spread(work: Callable[[T], R], items: Sequence[T]) -> list[R]:

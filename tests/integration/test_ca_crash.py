@@ -188,9 +188,9 @@ def test_renewing_at_once_loses_no_entry_of_the_index(full: Path) -> None:
 
 
 def test_a_large_batch_is_the_same_on_several_cores(tmp_path: Path) -> None:
-    made = authority(tmp_path / "pki", Clock(), _many(120))
+    made = authority(tmp_path / "pki", Clock(), _many(220))
     _assert_whole(made, tmp_path / "pki")
-    assert len(made.status().leaves) == 120
+    assert len(made.status().leaves) == 220
 
 
 def _many(count: int) -> list[Leaf]:
@@ -201,5 +201,5 @@ def test_a_large_batch_with_a_wrong_leaf_is_refused_whole(tmp_path: Path) -> Non
     made = Authority(tmp_path / "pki")
     made.ensure_root("Consortium")
     with pytest.raises(PlanInvalid, match="bad: a name of its certificate"):
-        made.ensure_leaves([*_many(120), replace(SITE, name="bad", dns=("bücher.example",))])
+        made.ensure_leaves([*_many(220), replace(SITE, name="bad", dns=("bücher.example",))])
     assert made.status().leaves == ()
