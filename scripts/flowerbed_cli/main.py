@@ -60,6 +60,13 @@ def certificates(context: typer.Context) -> None:
 
 
 @app.command()
+def names(context: typer.Context) -> None:
+    """Print the names that this host has to resolve."""
+    _, topology = topology_of(context)
+    typer.echo(" ".join((topology.domain, *topology.hostnames)))
+
+
+@app.command()
 def images(
     context: typer.Context,
     torch: Annotated[str, typer.Option(help="cpu, or cuda for sites with GPUs.")] = "cpu",
@@ -97,7 +104,7 @@ def down(context: typer.Context) -> None:
 
 @app.command()
 def status(context: typer.Context) -> None:
-    """Show one line per service and site; exit code 1 if one is ill."""
+    """Show a line per service and site; exit code 1 on trouble."""
     from .status import status as work
 
     project, topology = topology_of(context)
