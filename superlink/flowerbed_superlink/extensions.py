@@ -47,11 +47,11 @@ def configure_app(app: FastAPI) -> None:
 
 def get_lifespan_contexts() -> tuple[LifespanContext, ...]:
     """Return what runs as long as the SuperLink serves."""
-    return (widen_threads, prove_alive)
+    return (_widen_threads, prove_alive)
 
 
 @asynccontextmanager
-async def widen_threads(_app: FastAPI) -> AsyncIterator[None]:
+async def _widen_threads(_app: FastAPI) -> AsyncIterator[None]:
     """Raise the number of handlers at work: each followed log holds a thread, and 40 of them would stop everything."""
     to_thread.current_default_thread_limiter().total_tokens = THREADS
     yield None
