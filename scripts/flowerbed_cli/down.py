@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 from flowerbed_topology import Topology
@@ -41,5 +42,17 @@ def clean(project: Project, topology: Topology, *, identity: bool) -> None:
     firewall.remove_firewall(project, topology)
     shutil.rmtree(project.build, ignore_errors=True)
     if identity:
-        shutil.rmtree(project.secrets, ignore_errors=True)
+        remove_secrets(project)
         shutil.rmtree(project.pki, ignore_errors=True)
+
+
+def remove_secrets(project: Project) -> None:
+    """Remove what was laid out and the operator's own copies; as root in a container where this user is not root."""
+    if os.geteuid() != 0 and project.secrets.is_dir():
+        docker.one_shot(
+            project,
+            "find /target -mindepth 1 -delete\n",
+            mounts=[(project.secrets, "/target")],
+            options=["--network", "none", "--cap-add", "DAC_OVERRIDE"],
+        )
+    shutil.rmtree(project.secrets, ignore_errors=True)
