@@ -19,8 +19,7 @@ ensure_test_tools() {
         apt-get update -q >/dev/null
         DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${missing[@]}" >/dev/null
     else
-        echo "Tests need ${missing[*]}: install them with the distribution's package manager." >&2
-        exit 2
+        echo "Tests need ${missing[*]}: those that do will fail until somebody with root installs them." >&2
     fi
 }
 
