@@ -1,5 +1,5 @@
 # Every verb of an operator, one line each. `make help` lists them.
-PYTHON ?= python3
+
 VENV   := .venv
 FLOWERBED := $(VENV)/bin/flowerbed
 .DEFAULT_GOAL := help

@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=$1 extra=${2:-}
-python=${PYTHON:-python3}
+python=${PYTHON:-$(scripts/host.sh python)}
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
     { echo "Python 3.11 or newer is needed and $python is $("$python" -V 2>&1): set PYTHON to a newer one." >&2; exit 2; }
 "$python" -c 'import venv, ensurepip' 2>/dev/null ||
