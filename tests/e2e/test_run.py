@@ -100,7 +100,7 @@ def test_no_row_has_left_its_site(federation: Federation) -> None:
     places = {(name, place) for name in containers() for place in writable(federation, name)}
     found: dict[str, set[tuple[str, str]]] = {site: set() for site in values}
     for name, place in sorted(places):
-        data = content(name, place)
+        data = content(federation, name, place)
         for site, value in values.items():
             if value.found_in(data):
                 found[site].add((name, place))
@@ -119,9 +119,9 @@ def test_no_row_is_in_a_log_or_the_database_or_beside_an_image(federation: Feder
     texts = {name: docker("logs", name).encode() for name in containers()}
     texts["pg_dumpall"] = database()
     # the dump is one of this very run's database, models included
-    assert b"flowerbed/breast-cancer" in texts["pg_dumpall"]
+    assert b"@flowerbed/breast-cancer" in texts["pg_dumpall"]
     assert [(name, value.text) for name, text in texts.items() for value in values if value.found_in(text)] == []
-    assert {name: changed for name in containers() if (changed := changed_files(name))} == {}
+    assert {name: changed for name in containers() if (changed := changed_files(federation, name))} == {}
 
 
 @pytest.mark.parametrize("form", sorted(Value(f"{CANARY}1").forms))
