@@ -130,14 +130,7 @@ def site_consumers(project: Project, site: str) -> list[Consumer]:
     """Return what one site's containers find at `/secrets`."""
     superexec = ensure_kept(project, f"superexec-{site}.secret", token)
     key = ensure_kept(project, f"supernode-{site}.key", supernode_key)
-    certificate = project.pki / "issued" / f"{site}.crt"
-    client = {}
-    # A site whose certificate was revoked keeps the one that it has, and is refused with it until it is given another.
-    if certificate.is_file():
-        client = {
-            "client.crt": pem(certificate),
-            "client.key": (project.pki / "private" / f"{site}.key").read_bytes(),
-        }
+    client = client_files(project, site)
     authority = (project.pki / "ca.crt").read_bytes()
     return [
         Consumer(f"gateway-{site}", NGINX, server_files(project, f"gateway-{site}") | client),
@@ -148,6 +141,26 @@ def site_consumers(project: Project, site: str) -> list[Consumer]:
         ),
         Consumer(f"clientapp-{site}", ROOT, {"ca.crt": authority, "superexec.secret": superexec}),
     ]
+
+
+def client_files(project: Project, site: str) -> dict[str, bytes]:
+    """Return a gateway's client certificate and key.
+
+    Nothing for a site whose certificate was revoked: it keeps the one that it has, and is refused with it until it is
+    given another.
+
+    Raises:
+        FlowerbedError: the certificate was signed for a key that its custodian made, which is not on this host.
+    """
+    certificate, key = project.pki / "issued" / f"{site}.crt", project.pki / "private" / f"{site}.key"
+    if not certificate.is_file():
+        return {}
+    if not key.is_file():
+        raise FlowerbedError(
+            f"{certificate} was signed for a key that is not on this host, where {site} would run: put the key at {key}, "
+            f"or flowerbed ca revoke {site} and flowerbed ca issue {site}."
+        )
+    return {"client.crt": pem(certificate), "client.key": key.read_bytes()}
 
 
 def ensure_deployed(
