@@ -1,5 +1,4 @@
 # Every verb of an operator, one line each. `make help` lists them.
-
 VENV   := .venv
 FLOWERBED := $(VENV)/bin/flowerbed
 .DEFAULT_GOAL := help
@@ -14,7 +13,7 @@ $(VENV)/.ready: pyproject.toml
 host: ## find or install Docker Engine, Compose and what else the host needs
 	@scripts/host.sh ensure
 	@$(MAKE) --no-print-directory $(VENV)/.ready
-	@scripts/host.sh names $$($(FLOWERBED) names)
+	@scripts/host.sh names $$($(FLOWERBED) names --options)
 
 ca: $(VENV)/.ready ## create the certificate authority and every certificate that is due
 	@$(FLOWERBED) certificates
@@ -35,13 +34,13 @@ logs: $(VENV)/.ready ## what the containers log (SERVICE=superlink for one)
 	@$(FLOWERBED) logs $(SERVICE)
 
 run: $(VENV)/.ready ## submit an app and follow it (APP=folder, CONFIG="num-server-rounds=5")
-	@$(FLOWERBED) run $(if $(APP),--app $(APP)) $(if $(CONFIG),--run-config '$(CONFIG)')
+	@$(FLOWERBED) run $(if $(APP),--app '$(APP)') $(if $(CONFIG),--run-config '$(CONFIG)')
 
 demo: ## everything, from an empty host to a finished private training run
 	@scripts/demo.sh
 
 simulate: ## the same app on the same data without Docker, under Flower's simulation runtime
-	@scripts/simulate.sh $(if $(CONFIG),--run-config "$(CONFIG)")
+	@scripts/simulate.sh $(if $(CONFIG),--run-config '$(CONFIG)')
 
 clean: $(VENV)/.ready ## remove the federation with its volumes and generated files (asks first)
 	@$(FLOWERBED) clean

@@ -2,7 +2,7 @@
 # Measures, on this host and beside the alternatives (tests/bench/run.py says what). Wants a host with nothing else to do.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-[ -e .venv/.ready-dev ] || scripts/venv.sh .venv dev
 scripts/host.sh ensure
+scripts/venv.sh .venv dev
 .venv/bin/flowerbed images
 exec .venv/bin/python tests/bench/run.py "$@"

@@ -6,5 +6,5 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=.venv-simulate
-[ -e "$venv/.ready-simulate" ] || scripts/venv.sh "$venv" simulate
+scripts/venv.sh "$venv" simulate
 exec "$venv/bin/python" scripts/simulate.py "$@"

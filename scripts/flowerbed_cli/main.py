@@ -60,10 +60,15 @@ def certificates(context: typer.Context) -> None:
 
 
 @app.command()
-def names(context: typer.Context) -> None:
+def names(
+    context: typer.Context,
+    *,
+    options: Annotated[bool, typer.Option("--options", help="Also what scripts/host.sh names is to be told.")] = False,
+) -> None:
     """Print the names that this host has to resolve."""
     _, topology = topology_of(context)
-    typer.echo(" ".join((topology.domain, *topology.hostnames)))
+    told = ["--mark", topology.name, "--address", str(topology.edge.bind)] if options else []
+    typer.echo(" ".join((*told, topology.domain, *topology.hostnames)))
 
 
 @app.command()
