@@ -1,0 +1,1 @@
+"""An app that would also be an agent."""
