@@ -16,6 +16,7 @@ from flowerbed_topology import Topology
 from . import docker
 from .files import write
 from .project import Project
+from .secrets import stamp
 
 # What a container does when its secrets change: NGINX and PostgreSQL read them again; Flower's processes start again.
 RELOADED = ("edge", "gateway", "postgres")
@@ -43,8 +44,8 @@ def ensure_reloaded(project: Project, topology: Topology) -> list[str]:
     for path in sorted(directory(project).glob("*.json")):
         consumer, names = path.stem, set(json.loads(path.read_bytes()))
         container = f"{topology.name}-{consumer_container(consumer)}"
-        noted = datetime.fromtimestamp(path.stat().st_mtime, UTC)
-        if container in ages and ages[container] <= noted and not names <= LIVE.get(consumer, set()):
+        due = container in ages and not names <= LIVE.get(consumer, set())
+        if due and ages[container] <= laid_out_at(project, consumer):
             if consumer.split("-")[0] in RELOADED:
                 reload(container)
             else:
@@ -52,6 +53,11 @@ def ensure_reloaded(project: Project, topology: Topology) -> list[str]:
                 restarted.append(container)
         path.unlink()
     return restarted
+
+
+def laid_out_at(project: Project, consumer: str) -> datetime:
+    """Return when the secrets of `consumer` were last laid out; a container that started later has them."""
+    return datetime.fromtimestamp(stamp(project, consumer).stat().st_mtime, UTC)
 
 
 def reload(container: str) -> None:

@@ -132,8 +132,9 @@ def site_consumers(project: Project, site: str) -> list[Consumer]:
     key = ensure_kept(project, f"supernode-{site}.key", supernode_key)
     client = client_files(project, site)
     authority = (project.pki / "ca.crt").read_bytes()
+    crl = (project.pki / "crl.pem").read_bytes()
     return [
-        Consumer(f"gateway-{site}", NGINX, server_files(project, f"gateway-{site}") | client),
+        Consumer(f"gateway-{site}", NGINX, server_files(project, f"gateway-{site}") | client | {"crl.pem": crl}),
         Consumer(
             f"supernode-{site}",
             SUPERNODE,
@@ -178,6 +179,7 @@ def ensure_deployed(
     (deploy_as_root if os.geteuid() == 0 else deploy_through_container)(project, due)
     for consumer in due:
         write(stamp(project, consumer.name), json.dumps(consumer.sums).encode(), 0o600)
+        stamp(project, consumer.name).touch()  # its time counts even where its content is the same: see `reload`
     return changed
 
 

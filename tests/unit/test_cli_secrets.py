@@ -7,7 +7,10 @@ import json
 import os
 import stat
 import tarfile
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -16,6 +19,7 @@ from hypothesis import strategies as st
 from flowerbed_cli import reload, secrets
 from flowerbed_cli.project import Project
 from flowerbed_cli.secrets import Consumer, archive, difference, ensure_deployed, ensure_kept, pem, stamp
+from flowerbed_topology import Topology
 
 
 @pytest.fixture
@@ -124,3 +128,36 @@ def test_text_before_a_certificate_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "leaf.crt"
     path.write_text("Certificate:\n    Data:\n-----BEGIN CERTIFICATE-----\nMII\n-----END CERTIFICATE-----\n")
     assert pem(path).startswith(b"-----BEGIN CERTIFICATE-----\nMII")
+
+
+START = datetime(2026, 5, 1, 12, tzinfo=UTC)
+
+
+def laid_out_at(project: Project, consumer: Consumer, moment: datetime) -> None:
+    """Lay out a consumer's secrets as if the clock said `moment`."""
+    ensure_deployed(project, [consumer], before=nothing)
+    os.utime(stamp(project, consumer.name), (moment.timestamp(),) * 2)
+
+
+@pytest.mark.parametrize(("laid_out", "reloaded"), [(timedelta(minutes=1), True), (-timedelta(minutes=1), False)])
+def test_a_container_takes_up_what_was_laid_out_after_its_start(
+    project: Project, consumer: Consumer, monkeypatch: pytest.MonkeyPatch, laid_out: timedelta, reloaded: bool
+) -> None:
+    """Whenever it was noted: `up` may be killed after its note, and the container start again before the next `up`."""
+    reload.note(project, {"edge": {"tls.crt"}})
+    os.utime(reload.directory(project) / "edge.json", (0, 0))
+    laid_out_at(project, consumer, START + laid_out)
+    done: list[str] = []
+    monkeypatch.setattr(reload, "started_at", lambda _topology: {"example-edge": START})
+    monkeypatch.setattr(reload, "reload", done.append)
+    topology = cast("Topology", SimpleNamespace(name="example"))
+    assert reload.ensure_reloaded(project, topology) == []
+    assert done == (["example-edge"] if reloaded else [])
+    assert not list(reload.directory(project).glob("*.json"))
+
+
+def test_laying_out_again_what_the_stamp_says_already_counts_as_now(project: Project, consumer: Consumer) -> None:
+    laid_out_at(project, consumer, START)
+    (project.secrets / "edge" / "tls.crt").unlink()
+    ensure_deployed(project, [consumer], before=nothing)
+    assert stamp(project, "edge").stat().st_mtime > START.timestamp()
