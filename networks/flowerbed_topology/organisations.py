@@ -65,6 +65,11 @@ class Data(_Model):
         description="Absolute path on the site's host, mounted read-only into the ClientApp executor alone.",
     )
 
+    @property
+    def share(self) -> str:
+        """The share of a sample as one word for people, `breast-cancer 1/3`; empty for a directory."""
+        return f"{self.sample} {self.part}/{self.of}" if self.sample else ""
+
     @model_validator(mode="after")
     def _rules(self) -> Self:
         refuse(self._sample_findings() if self.sample else self._directory_findings())

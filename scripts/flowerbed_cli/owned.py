@@ -5,11 +5,12 @@ from __future__ import annotations
 import ipaddress
 from typing import Any
 
-from flowerbed_topology import Topology
+from flowerbed_topology import Site, Topology
 
 from . import docker
 
 PROJECT = "com.docker.compose.project"
+SHARE = "flowerbed.share"
 ZONES = ("edge", "services", "clients", "notebooks", "data", "serverapp")
 
 
@@ -45,6 +46,11 @@ def departed_networks(topology: Topology) -> list[str]:
     """Return the names of the stack's networks that federation.yaml no longer gives cause for."""
     own = [str(item["Name"]) for item in all_networks() if is_own_network(topology.name, item)]
     return sorted(set(own) - set(network_subnets(topology)))
+
+
+def data_volume(site: Site) -> str:
+    """Return the name of the volume that holds a site's share of a sample."""
+    return f"{site.stack}-{site.name}-data"
 
 
 def own_volumes(stack: str, project_id: str) -> list[str]:

@@ -38,6 +38,7 @@ def check(project: Project, topology: Topology, project_id: str | None) -> None:
         *images.problems(project, gpu=any(site.settings.gpu for site in topology.sites)),
         *volume_problems(topology, project_id),
         *data_problems(topology),
+        *share_problems(topology),
         *network_problems(topology),
     ]
     if f"{topology.name}-edge" not in running:
@@ -78,6 +79,23 @@ def data_problems(topology: Topology) -> Iterator[str]:
             yield (
                 f"federation.yaml: the data directory {site.data.directory} of {site.name} is not there: "
                 "create it, or correct organisations[].site.data.directory."
+            )
+
+
+def share_problems(topology: Topology) -> Iterator[str]:
+    """Yield a sentence for each site whose volume was made for another share of the sample than it should hold now.
+
+    Seeding never touches what is there, and shares of different cuts have rows in common.
+    """
+    sites = {owned.data_volume(site): site for site in topology.sites if site.data.sample}
+    for volume in docker.inspect("volume", sites):
+        name, site = volume["Name"], sites[volume["Name"]]
+        held = (volume["Labels"] or {}).get(owned.SHARE)
+        if held and held != site.data.share:
+            yield (
+                f"Volume {name} holds {held} and federation.yaml gives {site.name} {site.data.share}, so sites could hold "
+                "the same rows: set organisations[].site.data back, or delete the volume (make down, then "
+                f"docker volume rm {name})."
             )
 
 

@@ -182,6 +182,7 @@ def site_env(
         "SITE": site.name,
         "SITE_NODE_CONFIG": node_config(site),
         "SITE_DATA": site.data.directory or "data",
+        "SITE_SHARE": site.data.share,
         **limits("SITE", site.settings.resources),
         "GATEWAY_CONFIG": digest(files, f"gateway-{site.name}"),
         "NET_SITE": site.subnet,

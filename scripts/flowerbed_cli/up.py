@@ -174,27 +174,12 @@ def ensure_site(project: Project, site: Site, services: Iterable[str]) -> None:
 def ensure_seeded(project: Project, site: Site) -> None:
     """Write the site's share of the sample table to its data volume, once; a file that is there is never touched."""
     marker = project.build / "seeded" / site.name
-    share = f"{site.data.sample} {site.data.part}/{site.data.of}"
-    if (
-        marker.is_file()
-        and marker.read_text() == share
-        and docker.inspect("volume", [f"{site.stack}-{site.name}-data"])
-    ):
+    written = marker.is_file() and marker.read_text() == site.data.share
+    if written and docker.inspect("volume", [owned.data_volume(site)]):
         return
-    docker.run(
-        docker.compose(
-            project,
-            site.name,
-            "run",
-            "--rm",
-            "-T",
-            "seed",
-            str(site.data.part),
-            str(site.data.of),
-            "/data/breast-cancer.csv",
-        )
-    )
-    write_tree(project.build, {f"seeded/{site.name}": share})
+    arguments = [str(site.data.part), str(site.data.of), "/data/breast-cancer.csv"]
+    docker.run(docker.compose(project, site.name, "run", "--rm", "-T", "seed", *arguments))
+    write_tree(project.build, {f"seeded/{site.name}": site.data.share})
 
 
 def in_parallel(work: Callable[[Site], object], sites: Iterable[Site]) -> None:

@@ -44,6 +44,30 @@ def test_a_missing_data_directory_is_named(topology: Topology, tmp_path: Path) -
     assert list(preflight.data_problems(topology)) == []
 
 
+@pytest.mark.parametrize(
+    ("labels", "refused"),
+    [
+        ({"flowerbed.share": "breast-cancer 1/3"}, False),
+        ({"flowerbed.share": "breast-cancer 1/2"}, True),
+        ({"flowerbed.share": "breast-cancer 2/3"}, True),
+        (None, False),
+    ],
+)
+def test_another_share_than_was_seeded_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, labels: dict[str, str] | None, refused: bool
+) -> None:
+    path = tmp_path / "federation.yaml"
+    path.write_text(YAML.replace("directory: DIRECTORY", "sample: breast-cancer, part: 1, of: 3"))
+    volume = {"Name": "example-north-data", "Labels": labels}
+    monkeypatch.setattr(preflight.docker, "inspect", lambda _kind, names: [volume] if volume["Name"] in names else [])
+    found = list(preflight.share_problems(load(path)))
+    assert len(found) == refused
+    for sentence in found:
+        assert sentence.startswith("Volume example-north-data holds breast-cancer ")
+        assert "gives north breast-cancer 1/3" in sentence
+        assert "docker volume rm example-north-data" in sentence
+
+
 def test_a_taken_port_is_named(topology: Topology) -> None:
     assert list(preflight.port_problems(topology)) == []
     with socket.socket() as listener:
