@@ -17,8 +17,10 @@ import httpx
 from .federation import KIT, Federation, docker
 
 APP = KIT / "apps" / "breast-cancer"
+# A round takes seconds on an idle host; on a busy one a task's start alone can take a minute.
+PATIENCE_S = 400
 # Many short rounds that cost little epsilon, and go on without a site whose answer was lost.
-SHORT_ROUNDS = "noise-multiplier=8.0 local-steps=2 min-sites=2 round-timeout=30.0 wait-for-sites=120.0"
+SHORT_ROUNDS = "noise-multiplier=8.0 local-steps=2 min-sites=2 round-timeout=60.0 wait-for-sites=120.0"
 
 
 @lru_cache(maxsize=1)
@@ -28,6 +30,14 @@ def demo_run(federation: Federation) -> tuple[int, str]:
     found = re.search(r"Run (\d+)", printed)
     assert found, printed
     return int(found.group(1)), printed
+
+
+def finished_run(federation: Federation) -> int:
+    """Return a completed run with results; make one only where there is none."""
+    for run in superlink_status(federation).get("runs", []):
+        if run["sub_status"] == "completed" and "summary.json" in results(federation, int(run["id"])):
+            return int(run["id"])
+    return demo_run(federation)[0]
 
 
 def wait_for(what: str, condition: Callable[[], Any], seconds: float, pause: float = 1.0) -> Any:

@@ -11,9 +11,10 @@ import pytest
 from .federation import Federation
 from .running import (
     APP,
+    PATIENCE_S,
     SHORT_ROUNDS,
     artefact,
-    demo_run,
+    finished_run,
     kill,
     results,
     rounds,
@@ -37,12 +38,14 @@ class Training:
         self.runs: list[int] = []
 
     def going_on(self) -> int:
-        """Return a run that goes on and has finished a round since it was asked for."""
-        if not self.runs or run_of(self.federation, self.runs[-1])["status"] == "finished":
+        """Return a run that goes on and has finished a round."""
+        return int(wait_for("a run has finished a round and goes on", self._started, 2 * PATIENCE_S))
+
+    def _started(self) -> int:
+        """Return the last run if it has finished a round and goes on, else 0; start one where none goes on."""
+        if not self.runs or run_of(self.federation, self.runs[-1]).get("status") == "finished":
             self.runs.append(self.federation.submit(APP, f"num-server-rounds=40 {SHORT_ROUNDS}"))
-        run = self.runs[-1]
-        wait_for(f"run {run} has finished a round", lambda: rounds(self.federation, run) >= 1, 240)
-        return run
+        return self.runs[-1] if rounds(self.federation, self.runs[-1]) else 0
 
     def goes_on_or_fails_with_a_reason(self, run: int, done: int) -> None:
         """Wait until the run has finished another round, or has ended in a way that says why."""
@@ -51,7 +54,7 @@ class Training:
             known = run_of(self.federation, run)
             return known.get("status") == "finished" or rounds(self.federation, run) > done
 
-        wait_for(f"run {run} goes on after round {done}, or ends", settled, 240)
+        wait_for(f"run {run} goes on after round {done}, or ends", settled, PATIENCE_S)
         known = run_of(self.federation, run)
         if known["status"] == "finished" and known["sub_status"] != "completed":
             assert known["details"], f"run {run} ended as {known['sub_status']} without a reason"
@@ -68,7 +71,7 @@ def training(federation: Federation) -> Iterator[Training]:
 @pytest.fixture(scope="module")
 def earlier(federation: Federation) -> dict[str, object]:
     """What there is before anything is killed: a finished run and its results, the registered SuperNodes."""
-    run, _ = demo_run(federation)
+    run = finished_run(federation)
     return {
         "run": run,
         "results": artefact(federation, run),
