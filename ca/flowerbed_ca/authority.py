@@ -45,6 +45,7 @@ class Authority:
         self._leaf_days = leaf_days
         self._now = now
         self._ask = ask
+        self._opened: tuple[bytes, ec.EllipticCurvePrivateKey] | None = None
 
     def ensure_root(self, organisation: str, *, passphrase: bytes | None = None) -> bool:
         """Create the authority where there is none; True if it was created.
@@ -58,19 +59,35 @@ class Authority:
             if content is None:
                 self._create_root(organisation, passphrase)
                 return True
-            root = issuing.load_certificate(content, "ca.crt")
-            rootcheck.refuse_drift(root, organisation, self._root_days)
-            rootcheck.refuse_foreign(root)
+            self._refuse_root(issuing.load_certificate(content, "ca.crt"), organisation)
             self._adopt()
             return False
+
+    def _refuse_root(self, root: x509.Certificate, organisation: str) -> None:
+        rootcheck.refuse_drift(root, organisation, self._root_days)
+        rootcheck.refuse_foreign(root)
+
+    def refuse_drift(self, organisation: str, plan: Sequence[Leaf]) -> None:
+        """Raise what `ensure_*` would refuse, from looking alone; a store left half-written is theirs to finish."""
+        content = self.store.read("ca.crt")
+        if content is not None and not self.store.unfinished:
+            root = issuing.load_certificate(content, "ca.crt")
+            self._refuse_root(root, organisation)
+            self._due(plan, root)
+
+    def missing(self, plan: Sequence[Leaf]) -> list[str]:
+        """Names of the leaves that have no certificate valid now, those that were revoked left out."""
+        due = (task.leaf.name for task in self._due(plan, self.root()))
+        return [name for name in due if (held := self._held(name)) is None or held.not_valid_after_utc < self._now()]
 
     def _create_root(self, organisation: str, passphrase: bytes | None) -> None:
         if self.store.read("private/ca.key") is not None or self.store.index().entries:
             raise AlreadyIssued("private/ca.key or index.txt exists without ca.crt; restore ca.crt from a backup.")
         key = profiles.new_key()
         root = profiles.root(key, organisation, self._now(), self._root_days)
+        self._opened = custody.encode(key, passphrase), key
         files = {
-            "private/ca.key": (custody.encode(key, passphrase), CA_KEY),
+            "private/ca.key": (self._opened[0], CA_KEY),
             **self._missing_support(),
             "ca.crt": (root.public_bytes(serialization.Encoding.PEM), 0o644),
         }
@@ -196,13 +213,11 @@ class Authority:
     def ensure_crl(self) -> bool:
         """Sign the revocation list where it is due (see `crl.due`); True if it was signed. Raises CaKeyLocked."""
         with self.store.locked():
-            return self._ensure_crl(self.root())
-
-    def _ensure_crl(self, root: x509.Certificate) -> bool:
-        if not self._crl_due(root):
-            return False
-        self._sign_crl(root, self._open_key(root))
-        return True
+            root = self.root()
+            if not self._crl_due(root):
+                return False
+            self._sign_crl(root, self._open_key(root))
+            return True
 
     def _crl_due(self, root: x509.Certificate) -> bool:
         return crl.due(self._crl(), self.store.index(), root, self._now())
@@ -234,21 +249,18 @@ class Authority:
             return [entry.serial for entry in change.entries]
 
     def _open_key(self, root: x509.Certificate) -> ec.EllipticCurvePrivateKey:
-        key = custody.open_ca_key(self.store.read("private/ca.key"), self._ask)
+        content = self.store.read("private/ca.key")
+        if self._opened and self._opened[0] == content:  # a person is asked for the passphrase once
+            return self._opened[1]
+        key = custody.open_ca_key(content, self._ask)
         if key.public_key() != root.public_key():
             raise StoreBroken("private/ca.key does not belong to ca.crt; restore the two from one backup.")
+        self._opened = (content or b""), key
         return key
 
     def status(self) -> Status:
         """Days left of root, leaves and list, for people. Opens no key, takes no lock. Raises StoreMissing."""
         return report(self.root(), self._leaves(), self._crl(), self.store.index(), self._now())
-
-    def crl_days_left(self) -> int | None:
-        """Whole days left of the revocation list, None where there is none."""
-        current = self._crl()
-        return (
-            None if current is None or current.next_update_utc is None else (current.next_update_utc - self._now()).days
-        )
 
     def check(self) -> list[check.Finding]:
         """What is wrong in the store; see `check`. Finishes first what a killed process left behind."""

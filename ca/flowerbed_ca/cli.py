@@ -56,7 +56,6 @@ def init(
     created = authority.ensure_root(project.topology.title, passphrase=secret)
     typer.echo(f"{project.pki}: {'authority created' if created else 'authority exists, nothing changed'}")
     if not root_only:
-        authority = authority if secret is None else project.authority(lambda: secret)
         plan = project.plan()
         _report(authority.ensure_leaves(plan), len(plan))
         _report_crl(authority, signed=authority.ensure_crl())
@@ -160,7 +159,7 @@ def check(context: typer.Context) -> None:
 
 
 def _report_crl(authority: Authority, *, signed: bool) -> None:
-    days = authority.crl_days_left()
+    days = authority.status().crl_days_left
     typer.echo(f"revocation list: {'signed' if signed else 'nothing changed'}, {days} days left")
 
 
@@ -204,5 +203,8 @@ def main() -> int:
         app()
     except (CaError, TopologyError) as error:
         sys.stderr.write(f"{error}\n")
+        return 2
+    except OSError as error:
+        sys.stderr.write(f"{error.filename or 'The system'}: {error.strerror or error}.\n")
         return 2
     return 0

@@ -16,7 +16,6 @@ if TYPE_CHECKING:  # the model costs 0.1 s to import, and whoever calls `certifi
     from flowerbed_topology import Topology
 
 SERVER, CLIENT, OPERATOR = "server", "client", "operator"
-_PUBLIC_HOSTS = ("fleet", "superlink", "auth", "admin", "hub", "grafana")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +62,7 @@ def supernode_fingerprint(public_key: bytes) -> str:
 
 
 def _centre(topology: Topology) -> Iterator[Leaf]:
-    hosts = (f"{host}.{topology.domain}" for host in _PUBLIC_HOSTS)
-    names = ("edge", "localhost", topology.domain, *hosts)
+    names = ("edge", "localhost", topology.domain, *topology.hostnames)
     yield Leaf("edge", SERVER, topology.title, "edge", "edge", names, ("127.0.0.1",))
     for name in ("superlink", "postgres"):
         yield Leaf(name, SERVER, topology.title, name, name, (name, "localhost"))

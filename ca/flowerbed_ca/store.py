@@ -137,6 +137,11 @@ class Store:
         (self.pki / _JOURNAL).unlink()  # first, so that a change is not applied again once it is whole
         shutil.rmtree(self.pki / _STAGING)
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether a killed process left a change behind, which the next lock finishes or takes away."""
+        return (self.pki / _STAGING).exists()
+
     def _move(self, source: str, target: str) -> None:
         with suppress(FileNotFoundError):  # moved before the process was killed, or not there, as a custodian's key
             (self.pki / source).replace(self.pki / target)

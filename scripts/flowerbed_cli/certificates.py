@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from flowerbed_ca.authority import Authority
 from flowerbed_ca.errors import CaError, CaKeyLocked
 from flowerbed_ca.plan import certificate_plan
+from flowerbed_ca.reporting import Status
 from flowerbed_topology import Topology
 
 from .project import Project
@@ -33,20 +34,19 @@ def ensure(project: Project, topology: Topology, keys: Mapping[str, str]) -> lis
         ]
         lines += ["signed the revocation list"] if used.ensure_crl() else []
     except CaKeyLocked as error:
-        refuse_unusable(project, topology, keys, error)
+        if used.missing(certificate_plan(topology, keys)) or not used.status().crl_valid:
+            raise
         lines.append(f"signed nothing, since {error}")
     return lines
 
 
-def refuse_unusable(project: Project, topology: Topology, keys: Mapping[str, str], error: CaKeyLocked) -> None:
-    """Raise `error` if what was signed before is not enough: a certificate is missing, or the list over."""
-    missing = [
-        leaf.name
-        for leaf in certificate_plan(topology, keys)
-        if not (project.pki / "issued" / f"{leaf.name}.crt").is_file()
-    ]
-    if missing or days_left(project).get("crl", 0) <= 0:
-        raise error
+def refuse_drift(project: Project, topology: Topology, keys: Mapping[str, str]) -> None:
+    """Look whether the authority and what it issued are as planned; changes nothing.
+
+    Raises:
+        flowerbed_ca.errors.CaError: what `ensure` would refuse.
+    """
+    authority(project, topology).refuse_drift(topology.title, certificate_plan(topology, keys))
 
 
 def shut_out(project: Project, topology: Topology) -> list[str]:
@@ -55,11 +55,14 @@ def shut_out(project: Project, topology: Topology) -> list[str]:
     return [site.name for site in topology.sites if not (issued / f"{site.name}.crt").is_file()]
 
 
-def days_left(project: Project) -> dict[str, int]:
-    """Return the days left of each certificate by name, of `ca`, and of the list as `crl`; empty without a CA."""
+def state(project: Project) -> Status | None:
+    """Return how long root, leaves and list last, or None without an authority that can be read."""
     try:
-        found = Authority(project.pki).status()
+        return Authority(project.pki).status()
     except CaError:
-        return {}
-    days = {leaf.name: leaf.days_left for leaf in found.leaves}
-    return days | {"ca": found.root_days_left} | ({} if found.crl_days_left is None else {"crl": found.crl_days_left})
+        return None
+
+
+def days_left(found: Status | None) -> dict[str, int]:
+    """Return the days left of each certificate by name, that of the root as `ca`; empty without an authority."""
+    return {} if found is None else {leaf.name: leaf.days_left for leaf in found.leaves} | {"ca": found.root_days_left}

@@ -15,6 +15,25 @@ from .project import KIT, Project
 TIMEOUT_S = 600
 
 
+def call(
+    command: Sequence[str], *, stdin: str | bytes | None = None, timeout: float = TIMEOUT_S, merged: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """Run a command and return what it printed, whatever its exit code; `merged` puts both streams into stdout.
+
+    Raises:
+        DockerError: it took longer than `timeout` seconds.
+    """
+    fed = stdin.encode() if isinstance(stdin, str) else stdin or b""
+    errors = subprocess.STDOUT if merged else subprocess.PIPE
+    try:
+        done = subprocess.run(command, input=fed, stdout=subprocess.PIPE, stderr=errors, timeout=timeout, check=False)
+    except subprocess.TimeoutExpired as error:
+        raise DockerError(f"{' '.join(command[:5])} took longer than {timeout:.0f} s.") from error
+    # What a container prints is anybody's bytes.
+    printed = [(text or b"").decode(errors="replace") for text in (done.stdout, done.stderr)]
+    return subprocess.CompletedProcess(done.args, done.returncode, *printed)
+
+
 def run(arguments: Sequence[str], *, stdin: str | None = None, timeout: float = TIMEOUT_S) -> str:
     """Run `docker ARGUMENTS` and return what it printed.
 
@@ -23,11 +42,7 @@ def run(arguments: Sequence[str], *, stdin: str | None = None, timeout: float = 
     """
     if shutil.which("docker") is None:
         raise DockerError("docker is not installed: run make host.")
-    command = ["docker", *arguments]
-    try:
-        done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout, check=False)
-    except subprocess.TimeoutExpired as error:
-        raise DockerError(f"docker {' '.join(arguments[:4])} took longer than {timeout:.0f} s.") from error
+    done = call(["docker", *arguments], stdin=stdin, timeout=timeout)
     if done.returncode:
         last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-8:]
         raise DockerError(f"docker {' '.join(arguments[:6])} failed: " + "\n".join(last))
@@ -48,7 +63,7 @@ def inspect(kind: str, names: Iterable[str]) -> list[dict[str, Any]]:
     """Return `docker KIND inspect` of those of `names` that exist."""
     if not (wanted := list(names)):
         return []
-    done = subprocess.run(["docker", kind, "inspect", *wanted], capture_output=True, text=True, check=False)
+    done = call(["docker", kind, "inspect", *wanted], timeout=60)
     return list(json.loads(done.stdout or "[]"))
 
 
@@ -62,43 +77,29 @@ def one_shot(
     project: Project, script: str, *, mounts: Sequence[tuple[Path, str]] = (), options: Sequence[str] = ()
 ) -> str:
     """Run a shell script as root in the tools image, for what this user may not do; return what it printed."""
+    return run([*tools(project, mounts, options), "sh", "-eu", "-s"], stdin=script, timeout=60)
+
+
+def tools(project: Project, mounts: Sequence[tuple[Path, str]], options: Sequence[str]) -> list[str]:
+    """Return the arguments that run a command in the tools image, with no more rights than `options` give."""
     binds = [part for source, target in mounts for part in ("-v", f"{source}:{target}")]
     image = f"flowerbed/tools:{project.versions['FLOWERBED_VERSION']}"
     fixed = ["run", "--rm", "-i", "--read-only", "--security-opt", "no-new-privileges:true", "--cap-drop", "ALL"]
-    return run([*fixed, *options, *binds, image, "sh", "-eu", "-s"], stdin=script, timeout=60)
+    return [*fixed, *options, *binds, image]
 
 
 def unpack(project: Project, target: Path, archive: bytes) -> None:
     """Unpack a tar archive into `target` as root in the tools image, owners and modes as the archive says."""
-    image = f"flowerbed/tools:{project.versions['FLOWERBED_VERSION']}"
-    fixed = ["run", "--rm", "-i", "--read-only", "--network", "none", "--cap-drop", "ALL"]
-    allowed = ["--cap-add", "CHOWN", "--cap-add", "DAC_OVERRIDE", "--cap-add", "FOWNER"]
-    command = [
-        "docker",
-        *fixed,
-        *allowed,
-        "-v",
-        f"{target}:/target",
-        image,
-        "tar",
-        "-x",
-        "-p",
-        "-f",
-        "-",
-        "-C",
-        "/target",
-    ]
-    done = subprocess.run(command, input=archive, capture_output=True, check=False, timeout=60)
+    allowed = ["--network", "none", "--cap-add", "CHOWN", "--cap-add", "DAC_OVERRIDE", "--cap-add", "FOWNER"]
+    container = tools(project, [(target, "/target")], allowed)
+    done = call(["docker", *container, "tar", "-xpf", "-", "-C", "/target"], stdin=archive, timeout=60)
     if done.returncode:
-        raise DockerError(f"The secrets could not be laid out: {done.stderr.decode(errors='replace').strip()}")
+        raise DockerError(f"The secrets could not be laid out: {done.stderr.strip()}")
 
 
 def capture(arguments: Sequence[str]) -> str:
     """Run `docker ARGUMENTS` and return what it printed on both streams, whatever its exit code."""
-    done = subprocess.run(
-        ["docker", *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=60
-    )
-    return done.stdout
+    return call(["docker", *arguments], timeout=60, merged=True).stdout
 
 
 def stream(arguments: Sequence[str]) -> Iterator[str]:
@@ -108,7 +109,9 @@ def stream(arguments: Sequence[str]) -> Iterator[str]:
         DockerError: it ended with an exit code other than 0.
     """
     command = ["docker", *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace"
+    ) as process:
         assert process.stdout is not None  # noqa: S101  (PIPE was asked for)
         yield from process.stdout
     if process.returncode:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import subprocess
 
 from flowerbed_topology import Topology
 
@@ -55,7 +54,7 @@ def ruleset(topology: Topology) -> str:
 def nft(project: Project, script: str) -> str:
     """Run a shell script that may call `nft` on the host's network namespace; return what it printed."""
     if os.geteuid() == 0 and shutil.which("nft"):
-        done = subprocess.run(["sh", "-eu"], input=script, capture_output=True, text=True, check=False, timeout=30)
+        done = docker.call(["sh", "-eu"], stdin=script, timeout=30)
         if done.returncode:
             raise DockerError(f"nft failed: {done.stderr.strip()}")
         return done.stdout

@@ -10,19 +10,20 @@ import json
 import os
 import shutil
 import socket
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from flowerbed_ca.errors import CaError
 from flowerbed_topology import Topology
 
-from . import docker, images, owned
+from . import certificates, docker, images, owned, secrets
 from .errors import DockerError, PreflightError
 from .project import Project
 
 CORE_MEMORY_MB, SITE_MEMORY_MB = 900, 450
 DISK_GB = 3
+WIDEST_ROUTE = 8  # no organisation's own network is wider
 
 
 def check(project: Project, topology: Topology, project_id: str | None) -> None:
@@ -37,6 +38,7 @@ def check(project: Project, topology: Topology, project_id: str | None) -> None:
         *place_problems(project),
         *images.problems(project, gpu=any(site.settings.gpu for site in topology.sites)),
         *volume_problems(topology, project_id),
+        *authority_problems(project, topology),
         *data_problems(topology),
         *share_problems(topology),
         *network_problems(topology),
@@ -70,6 +72,14 @@ def place_problems(project: Project) -> Iterator[str]:
     """Yield a sentence if Docker could not mount from the project's directory."""
     if bad := sorted(set(str(project.root)) & set(":$\"'\\`#")):
         yield f"The directory {project.root} has {' '.join(bad)} in its name, which Compose cannot mount: rename it."
+
+
+def authority_problems(project: Project, topology: Topology) -> Iterator[str]:
+    """Yield what the authority would refuse, such as a certificate that was made for another title."""
+    try:
+        certificates.refuse_drift(project, topology, secrets.supernode_keys(project, topology))
+    except CaError as error:
+        yield str(error)
 
 
 def data_problems(topology: Topology) -> Iterator[str]:
@@ -150,13 +160,17 @@ def moved(topology: Topology, networks: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def host_routes() -> list[tuple[str, ipaddress.IPv4Network]]:
-    """Return the host's IPv4 routes but the default one, with their devices."""
+    """Return the host's IPv4 routes but the default ones, with their devices.
+
+    A VPN that takes all traffic sets a default route in two halves, 0.0.0.0/1 and 128.0.0.0/1: those leave room as well.
+    """
     if shutil.which("ip") is None:
         return []
-    done = subprocess.run(["ip", "-j", "-4", "route"], capture_output=True, text=True, check=False, timeout=10)
+    done = docker.call(["ip", "-j", "-4", "route"], timeout=10)
     routes: list[dict[str, Any]] = json.loads(done.stdout or "[]")
     known = [(route.get("dev", "?"), route["dst"]) for route in routes if route.get("dst", "default") != "default"]
-    return [(device, ipaddress.IPv4Network(target, strict=False)) for device, target in known]
+    found = [(device, ipaddress.IPv4Network(target, strict=False)) for device, target in known]
+    return [(device, target) for device, target in found if target.prefixlen >= WIDEST_ROUTE]
 
 
 def capacity_problems(topology: Topology) -> Iterator[str]:

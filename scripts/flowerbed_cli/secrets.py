@@ -74,15 +74,25 @@ def ensure_project_id(project: Project) -> str:
 
 def ensure_supernode_keys(project: Project, topology: Topology) -> dict[str, str]:
     """Make every site's SuperNode key; return site to lower-case SHA-256 of its DER SubjectPublicKeyInfo."""
-    sums = {}
     for site in topology.sites:
         key = ensure_kept(project, f"supernode-{site.name}.key", supernode_key)
         public = serialization.load_ssh_private_key(key, None).public_key()
         line = public.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
         write(project.build / "supernode-keys" / f"{site.name}.pub", line + b"\n", 0o644)
-        der = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-        sums[site.name] = hashlib.sha256(der).hexdigest()
-    return sums
+    return supernode_keys(project, topology)
+
+
+def supernode_keys(project: Project, topology: Topology) -> dict[str, str]:
+    """Return the same for the keys that are there; makes none."""
+    paths = {site.name: project.secrets / "kit" / f"supernode-{site.name}.key" for site in topology.sites}
+    return {site: fingerprint(path.read_bytes()) for site, path in paths.items() if path.is_file()}
+
+
+def fingerprint(key: bytes) -> str:
+    """Return the lower-case SHA-256 of the DER SubjectPublicKeyInfo of a private key in OpenSSH's format."""
+    public = serialization.load_ssh_private_key(key, None).public_key()
+    der = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(der).hexdigest()
 
 
 def server_files(project: Project, leaf: str) -> dict[str, bytes]:

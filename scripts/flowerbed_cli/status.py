@@ -9,15 +9,15 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from flowerbed_ca.reporting import Status
 from flowerbed_topology import Topology
 
 from . import certificates, docker, firewall
 from .errors import DockerError
 from .project import Project
 from .up import CORE, SITE, superlink_status
-
-SERVER_LEAF = {"postgres": "postgres", "superlink": "superlink", "edge": "edge"}
 
 
 @dataclass(frozen=True)
@@ -33,23 +33,22 @@ class Line:
 
 def status(project: Project, topology: Topology, console: Console) -> bool:
     """Print the table; return whether everything is as it should be."""
-    days = certificates.days_left(project)
-    lines = list(gather(project, topology, days))
+    authority = certificates.state(project)
+    lines = list(gather(topology, certificates.days_left(authority)))
     console.print(table(topology, lines))
-    notes = list(remarks(project, topology, days))
+    notes = list(remarks(project, topology, authority))
     for note in notes:
-        console.print(f"[yellow]![/] {note}", highlight=False)
+        console.print(Text.assemble(("! ", "yellow"), note))
     return all(line.fine for line in lines) and not notes
 
 
-def gather(project: Project, topology: Topology, days: dict[str, int]) -> Iterator[Line]:
+def gather(topology: Topology, days: dict[str, int]) -> Iterator[Line]:
     """Yield a line for each service of the core, then one for each site."""
-    del project
     states = container_states(topology)
     for service in CORE:
         state = states.get(f"{topology.name}-{service}", "missing")
-        leaf = SERVER_LEAF.get(service)
-        yield Line(service, state, left(days, [leaf] if leaf else []), "", state == "healthy")
+        # A server's leaf has its name; the executor has none.
+        yield Line(service, state, left(days, [service]), "", state == "healthy")
     beats = heartbeats(topology) if states.get(f"{topology.name}-superlink") == "healthy" else {}
     for site in topology.sites:
         own = [states.get(f"{topology.name}-{site.name}-{service}", "missing") for service in SITE]
@@ -96,21 +95,22 @@ def heartbeat(node: dict[str, Any], now: datetime) -> tuple[str, bool]:
 
 def table(topology: Topology, lines: list[Line]) -> Table:
     """Return the lines as a table."""
-    made = Table(title=f"{topology.name} at {topology.url('superlink')}", title_justify="left")
+    made = Table(title=Text(f"{topology.name} at {topology.url('superlink')}"), title_justify="left")
     for name in ("service", "state", "certificate", "heartbeat"):
         made.add_column(name)
     for line in lines:
-        colour = "green" if line.fine else "red"
-        made.add_row(line.name, f"[{colour}]{line.state}[/]", line.certificate, line.heartbeat)
+        state = Text(line.state, style="green" if line.fine else "red")
+        made.add_row(line.name, state, line.certificate, line.heartbeat)
     return made
 
 
-def remarks(project: Project, topology: Topology, days: dict[str, int]) -> Iterator[str]:
+def remarks(project: Project, topology: Topology, authority: Status | None) -> Iterator[str]:
     """Yield a sentence, with its remedy, for each thing that no line shows."""
-    crl = days.get("crl")
-    if crl is not None and crl <= 10:
-        yield f"The revocation list ends in {crl} days, after which every site is refused: run make up."
-    soon = sorted(name for name, left_days in days.items() if name != "crl" and left_days <= 30)
+    if authority and not authority.crl_valid:
+        yield "There is no valid revocation list, without which every site is refused: run make up."
+    elif authority and authority.crl_warning:
+        yield f"The revocation list ends in {authority.crl_days_left} days, after which every site is refused: run make up."
+    soon = sorted(name for name, left_days in certificates.days_left(authority).items() if left_days <= 30)
     if soon:
         yield f"Certificates end within 30 days ({', '.join(soon)}): run make up."
     if not firewall_in_force(project, topology):

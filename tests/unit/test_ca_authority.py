@@ -472,3 +472,28 @@ def test_the_operators_certificate_names_no_host(pki: Path) -> None:
     certificate = _certificate(pki, OPERATORS.name)
     assert profiles.names_of(certificate) == frozenset()
     assert profiles.usages_of(certificate) == [x509.ExtendedKeyUsageOID.CLIENT_AUTH]
+
+
+def test_the_passphrase_is_asked_for_once(pki: Path) -> None:
+    asked: list[bytes] = []
+
+    def ask() -> bytes:
+        asked.append(b"correct horse")
+        return asked[-1]
+
+    Authority(pki).ensure_root("Consortium", passphrase=b"correct horse")
+    made = Authority(pki, ask=ask)
+    made.ensure_leaves(PLAN)
+    made.ensure_crl()
+    made.revoke("charite")
+    assert len(asked) == 1
+
+
+def test_the_key_of_a_new_authority_is_open_already(pki: Path) -> None:
+    def nobody() -> bytes:
+        raise AssertionError("asked")
+
+    made = Authority(pki, ask=nobody)
+    made.ensure_root("Consortium", passphrase=b"correct horse")
+    assert made.ensure_leaves(PLAN)
+    assert made.ensure_crl()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import socket
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from flowerbed_ca.authority import Authority
 from flowerbed_cli import health, images, owned, preflight
 from flowerbed_cli.errors import DockerError, PreflightError
 from flowerbed_cli.project import Project
@@ -87,6 +90,26 @@ def test_overlaps_name_the_key_to_change(topology: Topology) -> None:
         "Subnet 172.21.0.0/16 overlaps 172.21.4.0/24, Docker network other: set networks.clients in federation.yaml "
         "to a free one."
     ]
+
+
+def test_a_vpn_that_takes_all_traffic_is_no_overlap(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    routes = ["default", "0.0.0.0/1", "128.0.0.0/1", "172.21.4.0/24", "10.0.0.0/8", "172.20.0.1"]
+    ip = tmp_path / "ip"
+    ip.write_text(f"#!/bin/sh\necho '{json.dumps([{'dst': route, 'dev': 'tun0'} for route in routes])}'\n")
+    ip.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    found = [str(net) for _, net in preflight.host_routes()]
+    assert found == ["172.21.4.0/24", "10.0.0.0/8", "172.20.0.1/32"]
+
+
+def test_what_the_authority_would_refuse_is_found_before_anything_is_made(topology: Topology, tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    assert list(preflight.authority_problems(project, topology)) == []
+    assert not project.pki.exists()
+    Authority(project.pki).ensure_root("Another Consortium")
+    (found,) = preflight.authority_problems(project, topology)
+    assert "ca.crt: its subject is" in found
+    assert not project.secrets.exists()
 
 
 def test_a_network_that_would_have_to_move_is_named(topology: Topology) -> None:
