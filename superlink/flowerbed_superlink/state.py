@@ -24,6 +24,7 @@ from sqlalchemy.dialects.postgresql import Insert, insert
 from flowerbed_superlink.database import connect_arguments
 from flowerbed_superlink.settings import settings
 
+_CHECKED = {"primary_task_type": 7, "series_id": 8}  # arguments of `create_run`, with their positions
 POOL_SIZE, POOL_OVERFLOW, POOL_TIMEOUT_S = 5, 15, 10
 
 
@@ -83,17 +84,20 @@ class PostgresObjectStore(PostgresMixin, SqlObjectStore):
 
 
 class PostgresLinkState(PostgresMixin, SqlLinkState):
-    """Flower's LinkState on PostgreSQL, which starts ServerApps and nothing else."""
+    """Flower's LinkState on PostgreSQL, which starts ServerApps and nothing else, each in a series of its own."""
 
     def create_run(self, *args: Any, **kwargs: Any) -> int:  # noqa: ANN401  as Flower has it
         """Create a run.
 
         Raises:
-            ValueError: the run's first task would not be a ServerApp; Flower shows it as an invalid run configuration.
+            ValueError: the run's first task would not be a ServerApp, or it would join another run's series; Flower
+                shows it as an invalid run configuration.
         """
-        task_type = kwargs.get("primary_task_type", args[7] if len(args) > 7 else None)  # its position
+        task_type, series = (kwargs.get(name, args[at] if len(args) > at else None) for name, at in _CHECKED.items())
         if task_type != TaskType.SERVER_APP:
             raise ValueError(f"this federation runs ServerApps only, not {task_type}")
+        if series is not None:
+            raise ValueError("a run cannot join another run's series")
         return super().create_run(*args, **kwargs)
 
 

@@ -82,6 +82,9 @@ def check_request(message: StartRunRequest) -> None:
     """
     if message.app_spec:
         raise BundleError("Apps from a hub are not started here: run the app's own directory.")
+    if message.HasField("series_id"):
+        # SuperNodes keep a ClientApp's context by series: a second run in one would share the first one's state.
+        raise BundleError("A run cannot join another run's series here: every run starts one of its own.")
     if message.connector_ids or message.connector_refs:
         raise BundleError("Connectors are not offered here.")
     check_bundle(message.fab.content)

@@ -213,6 +213,17 @@ def test_only_serverapps_become_runs(state: PostgresLinkState) -> None:
             state.create_run("a/b", "1.0.0", None, {}, NOOP_FEDERATION_ID, None, "<id:none>", task_type)
 
 
+def test_every_run_has_a_series_of_its_own(state: PostgresLinkState) -> None:
+    first, second = (state.get_run_info(run_ids=[_run(state)[0]])[0] for _ in range(2))
+    assert first.series_id
+    assert first.series_id != second.series_id
+    values = ("a/b", "1.0.0", None, {}, NOOP_FEDERATION_ID, None, "<id:none>", TaskType.SERVER_APP)
+    with pytest.raises(ValueError, match="cannot join another run's series"):
+        state.create_run(*values, first.series_id)
+    with pytest.raises(ValueError, match="cannot join another run's series"):
+        state.create_run(*values, series_id=first.series_id)
+
+
 def test_the_session_is_utc_encrypted_and_shared(state: PostgresLinkState) -> None:
     assert state.query("SHOW timezone") == [{"TimeZone": "UTC"}]
     row = state.query("SELECT ssl, version FROM pg_stat_ssl WHERE pid = pg_backend_pid()")[0]

@@ -129,3 +129,10 @@ def test_hub_apps_and_connectors_are_refused() -> None:
         check_request(StartRunRequest(fab=fab, connector_ids=[1]))
     with pytest.raises(BundleError, match="Connectors"):
         check_request(StartRunRequest(fab=fab, connector_refs=["x"]))
+
+
+@pytest.mark.parametrize("series_id", [0, 1, 2**64 - 1])
+def test_a_run_cannot_join_another_runs_series(series_id: int) -> None:
+    fab = Fab(content=_bundle(_pyproject(BOTH)))
+    with pytest.raises(BundleError, match="cannot join another run's series"):
+        check_request(StartRunRequest(fab=fab, series_id=series_id))
