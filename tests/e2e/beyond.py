@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from .federation import INDEX, STACK
+from .federation import INDEX, NET, STACK
 
 NAMESPACE = f"{STACK}-beyond"
 # RFC 2544's addresses for tests between devices: nobody else's, and not a private range that Docker might hand out.
@@ -56,7 +56,7 @@ class Listener:
     @property
     def own(self) -> tuple[str, ...]:
         """The addresses at which the host itself reaches it: the kit's firewall takes a bridge's own for a container."""
-        return tuple(one for one in self.addresses if one not in host_addresses(bridges=True))
+        return tuple(one for one in self.addresses if not one.startswith(f"{NET}."))
 
     def seen(self) -> list[str]:
         """Return a line for each connection and look-up that has come: `tcp ADDRESS` or `dns ADDRESS NAME`."""
@@ -86,11 +86,12 @@ def listener(log: Path, addresses: tuple[str, ...], *prefix: str) -> Iterator[Li
             process.wait()
 
 
-def host_addresses(*, bridges: bool = False) -> tuple[str, ...]:
-    """Return every IPv4 address of the host but its loopback, or those of Docker's bridges alone."""
+def host_addresses() -> tuple[str, ...]:
+    """Return every IPv4 address of the host but its loopback, of Docker's bridges those of this stack."""
     listing = run("ip", "-4", "-o", "address", "show", "scope", "global").splitlines()
-    chosen = [line for line in listing if not bridges or re.search(r"^\d+: br-", line)]
-    return tuple(re.findall(r"inet (\d+\.\d+\.\d+\.\d+)/", "\n".join(chosen)))
+    # Other stacks' bridges come and go.
+    lasting = [line for line in listing if not re.match(r"\d+: br-", line) or f" {NET}." in line]
+    return tuple(re.findall(r"inet (\d+\.\d+\.\d+\.\d+)/", "\n".join(lasting)))
 
 
 @contextmanager
