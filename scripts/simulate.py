@@ -8,7 +8,6 @@ Usage: python scripts/simulate.py [--run-config 'num-server-rounds=5']
 
 import argparse
 import importlib.util
-import json
 import os
 import re
 import signal
@@ -20,13 +19,12 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
-from flowerbed_cli import runs
+from flowerbed_cli import summary
 
 KIT = Path(__file__).resolve().parents[1]
 APP = KIT / "apps" / "breast-cancer"
@@ -34,7 +32,6 @@ SIMULATION = KIT / "build" / "simulate"
 SITES = 3
 START_SECONDS = 60
 NEEDED = ("flwr", "opacus", "ray", "sklearn", "torch")
-SUMMARY = re.compile(r"FLOWERBED_SUMMARY (\{.*\})")
 COLOUR = re.compile(r"\x1b\[\d*m")
 
 Environment = dict[str, str]
@@ -53,6 +50,9 @@ def main() -> int:
     except SimulationError as error:
         Console(stderr=True).print(str(error), markup=False)
         return 2
+    except KeyboardInterrupt:
+        Console(stderr=True).print("Stopped.")
+        return 130
     return 0
 
 
@@ -69,11 +69,10 @@ def simulate(run_config: Sequence[str]) -> None:
         port = free_port()
         env = environment(Path(scratch), port)
         with superlink(env, port, Path(scratch) / "superlink.log"):
-            summary = follow(env, run_config, console)
-    runs.show(summary, console)
-    console.print(
-        f"arrays and metrics of each round: {SIMULATION / 'results' / str(summary['run_id'])}", soft_wrap=True
-    )
+            ended = follow(env, run_config, console)
+    summary.show(ended, console)
+    place = SIMULATION / "results" / str(ended.run)
+    console.print(f"arrays and metrics of each round: {place}", markup=False, soft_wrap=True)
 
 
 def check_packages() -> None:
@@ -98,7 +97,9 @@ def write_data(folder: Path) -> None:
             "--of",
             str(SITES),
         ]
-        subprocess.run([sys.executable, *script], check=True)
+        done = subprocess.run([sys.executable, *script], stderr=subprocess.PIPE, text=True, check=False)
+        if done.returncode:
+            raise SimulationError(f"The data of site {part} could not be written: {last_line(done.stderr)}")
 
 
 def free_port() -> int:
@@ -147,12 +148,25 @@ def superlink(env: Environment, port: int, log: Path) -> Iterator[None]:
         wait_until_healthy(process, port, log)
         yield
     finally:
+        end(process)
+
+
+def end(process: "subprocess.Popen[bytes]") -> None:
+    """End a process and all that it started, which may have ended already."""
+    # The group is asked, not the process: what a SuperLink that died started may live on.
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        process.wait()
+
+
+def last_line(text: str) -> str:
+    """Return the last line of what a process printed."""
+    return (text.strip().splitlines() or ["it said nothing."])[-1]
 
 
 def wait_until_healthy(process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
@@ -168,11 +182,11 @@ def wait_until_healthy(process: "subprocess.Popen[bytes]", port: int, log: Path)
                 return
         except (urllib.error.URLError, TimeoutError, ConnectionError):
             time.sleep(0.2)
-    raise SimulationError("The SuperLink did not start: " + (log.read_text().strip().splitlines() or ["no output"])[-1])
+    raise SimulationError(f"The SuperLink did not start: {last_line(log.read_text(errors='replace'))}")
 
 
-def follow(env: Environment, run_config: Sequence[str], console: Console) -> dict[str, Any]:
-    """Submit the app, show its log as it comes, return its summary with `run_id`.
+def follow(env: Environment, run_config: Sequence[str], console: Console) -> summary.Finished:
+    """Submit the app, show its log as it comes, return what it said at its end.
 
     Raises:
         SimulationError: the run ended without one.
@@ -182,17 +196,18 @@ def follow(env: Environment, run_config: Sequence[str], console: Console) -> dic
     command = ["flwr", "run", str(APP), "simulation", "--stream", "--federation-config", federation]
     command += [part for item in run_config for part in ("--run-config", item)]
     lines = []
-    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    with subprocess.Popen(
+        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    ) as process:
         for line in process.stdout or ():
             lines.append(COLOUR.sub("", line.rstrip()))
             if "FLOWERBED_SUMMARY" not in line:
                 console.print(lines[-1], markup=False, emoji=False, highlight=False, soft_wrap=True)
     text = "\n".join(lines)
-    started, summary = re.search(r"started run (\d+)", text), SUMMARY.search(text)
-    if started is None or summary is None:
+    started = re.search(r"started run (\d+)", text)
+    if started is None or not summary.LINE.search(text):
         raise SimulationError("The run did not finish: its log above says why.")
-    found: dict[str, Any] = json.loads(summary.group(1))
-    return found | {"run_id": int(started.group(1))}
+    return summary.finished(int(started.group(1)), text)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
+from rich.text import Text
 
 from . import docker
 from .errors import DockerError
@@ -77,7 +78,7 @@ def build(project: Project, console: Console, *, torch: str = "cpu") -> list[str
     ]
     with log.open("w") as output:
         for what, arguments in (("base", [str(KIT / "scripts" / "base-image.sh")]), (", ".join(due), [*command, *due])):
-            with console.status(f"building images: {what} (log: {log})"):
+            with console.status(Text(f"building images: {what} (log: {log})")):
                 logged(arguments, environment, log, output.fileno())
     return due
 

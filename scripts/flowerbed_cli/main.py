@@ -128,9 +128,11 @@ def logs(
 
     _, topology = topology_of(context)
     names = sorted(item["Name"].lstrip("/") for item in docker.containers(topology.name))
+    if not names:
+        raise FlowerbedError(f"The federation {topology.name} has no containers: run make up first.")
     wanted = [name for name in names if not service or name == f"{topology.name}-{service}"]
     if not wanted:
-        known = ", ".join(name.removeprefix(f"{topology.name}-") for name in names) or "none: run make up"
+        known = ", ".join(name.removeprefix(f"{topology.name}-") for name in names)
         raise FlowerbedError(f"There is no container {service!r}; there are: {known}.")
     for name in wanted:
         for line in docker.capture(["logs", "--tail", str(lines), name]).splitlines():
@@ -144,24 +146,24 @@ def run(
     run_config: Annotated[list[str] | None, typer.Option(help="As `flwr run --run-config` takes it.")] = None,
 ) -> None:
     """Submit an app, follow it, and show what came out."""
-    from . import runs
+    from . import runs, summary
 
-    project, _ = topology_of(context)
-    runs.show(runs.run(project, app_folder or runs.APP, run_config or [], console), console)
+    project, topology = topology_of(context)
+    summary.show(runs.run(project, topology, app_folder or runs.APP, run_config or [], console), console)
 
 
 @app.command()
 def demo(context: typer.Context) -> None:
     """Build images, start the federation, train the first app."""
     from . import images as build
-    from . import runs
+    from . import runs, summary
     from .up import up as start
 
     project, topology = topology_of(context)
     for name in build.build(project, console):
         say(f"built {name}")
     start(project, topology, console)
-    runs.show(runs.run(project, runs.APP, [], console), console)
+    summary.show(runs.run(project, topology, runs.APP, [], console), console)
     say("Next: make status · make run CONFIG='num-server-rounds=5' · docs/researcher.md · make down")
 
 
@@ -191,7 +193,7 @@ def report(changes: list[str], nothing: str) -> None:
 
 def say(text: str) -> None:
     """Print one line for the person at the terminal."""
-    console.print(text, highlight=False)
+    console.print(text, highlight=False, markup=False)
 
 
 def main() -> None:

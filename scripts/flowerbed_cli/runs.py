@@ -1,6 +1,6 @@
-"""Runs: submitting an app with the real `flwr` in a container, following it, showing what it says at the end.
+"""Runs: submitting an app with the real `flwr` in a container, following it, learning how it ended.
 
-The app's last word is one log line, `FLOWERBED_SUMMARY {json}` (apps/README.md); an app without it shows its logs only.
+What it says at its end is read and shown by `summary`.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+
+from flowerbed_topology import Topology
 
 from . import docker
 from .errors import DockerError, RunError
 from .project import KIT, Project
 from .render import CONNECTION
-from .up import FLWR_HOME
+from .summary import Finished, finished
+from .up import FLWR_HOME, started
 
 APP = KIT / "apps" / "breast-cancer"
-SUMMARY = re.compile(r"FLOWERBED_SUMMARY (\{.*\})")
 RUN_ID = re.compile(r"FLOWERBED_RUN (\d+)")
 STATUS = re.compile(r"FLOWERBED_STATUS (.*)")
 # A SuperLink that is started again ends the stream of the log, not the run: then its end is awaited, and all is shown.
@@ -53,12 +54,15 @@ def flwr(project: Project, script: str, *options: str) -> list[str]:
     )
 
 
-def run(project: Project, app: Path, config: Sequence[str], console: Console) -> dict[str, Any]:
-    """Submit the app, show its log as it comes, and return its summary (empty if the app gives none).
+def run(project: Project, topology: Topology, app: Path, config: Sequence[str], console: Console) -> Finished:
+    """Submit the app, show its log as it comes, and return what it said at its end.
 
     Raises:
-        RunError: the SuperLink refused the run, or it did not end as completed; the message holds Flower's reason.
+        RunError: the SuperLink does not run or refused the run, or it did not end as completed; the message holds
+            Flower's reason.
     """
+    if f"{topology.name}-superlink" not in started(topology):
+        raise RunError(f"The federation {topology.name} is not running: run make up first.")
     if not (app / "pyproject.toml").is_file():
         raise RunError(f"{app} is no Flower app, since it has no pyproject.toml: give the folder of one.")
     options = "".join(f" --run-config {shlex.quote(item)}" for item in config)
@@ -74,25 +78,24 @@ def run(project: Project, app: Path, config: Sequence[str], console: Console) ->
     return conclude(lines)
 
 
-def conclude(lines: Iterable[str]) -> dict[str, Any]:
-    """Return the summary that a run's lines hold, with its `run_id`.
+def conclude(lines: Iterable[str]) -> Finished:
+    """Return how a run ended, by its lines.
 
     Raises:
         RunError: the run did not end as completed.
     """
     text = "\n".join(lines)
     # An app may print what looks like our own lines: of those around its log, the first and the last are ours.
-    started, summary = RUN_ID.search(text), last(SUMMARY, text)
-    if started is None:
+    accepted = RUN_ID.search(text)
+    if accepted is None:
         raise RunError(f"The SuperLink did not accept the run: {refusal(text)}")
-    run, answer = started.group(1), outcome(last(STATUS, text))
+    run, answer = accepted.group(1), outcome(last(STATUS, text))
     if answer is None:
         raise RunError(f"The SuperLink could not be asked how run {run} ended: make status shows what is wrong.")
     if answer["status"] != "finished:completed":
         reason = " ".join(str(answer.get("status-details") or "").split())
         raise RunError(f"Run {run} ended as {answer['status']}: {reason or 'make logs shows why.'}")
-    found: dict[str, Any] = json.loads(summary) if summary else {}
-    return found | {"run_id": int(run)}
+    return finished(int(run), text)
 
 
 def last(pattern: re.Pattern[str], text: str) -> str:
@@ -104,33 +107,16 @@ def last(pattern: re.Pattern[str], text: str) -> str:
 def outcome(text: str) -> dict[str, Any] | None:
     """Return the run in an answer of `flwr ls --run-id`, or None if it is none."""
     try:
-        run: dict[str, Any] = json.loads(text)["runs"][0]
-    except (ValueError, KeyError, IndexError, TypeError):
+        run = json.loads(text)["runs"][0]
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError):
         return None
-    return run
+    return run if isinstance(run, dict) and "status" in run else None
 
 
 def refusal(text: str) -> str:
     """Return why `flwr run` failed: the message of its JSON answer, else the last line it printed."""
     for found in re.finditer(r"^\{", text, re.MULTILINE):
-        with suppress(ValueError, KeyError, TypeError):
+        with suppress(ValueError, KeyError, TypeError, RecursionError):
             answer, _ = json.JSONDecoder().raw_decode(text[found.start() :])
             return " ".join(str(answer["error-message"]).split())
     return (text.strip().splitlines() or ["it gave no answer."])[-1]
-
-
-def show(summary: dict[str, Any], console: Console) -> None:
-    """Print the closing table of a run."""
-    table = Table(title=f"Run {summary['run_id']}")
-    for name in ("organisation", "rounds", "rows", "epsilon spent"):
-        table.add_column(name, justify="left" if name == "organisation" else "right")
-    for name, own in sorted(summary.get("organisations", {}).items()):
-        table.add_row(
-            name, str(own.get("rounds", "")), str(own.get("rows", "")), f"{own.get('epsilon', float('nan')):.2f}"
-        )
-    console.print(table)
-    if "accuracy" in summary:
-        console.print(
-            f"accuracy {summary['accuracy']:.3f} after {summary['rounds']} rounds in {summary['seconds']:.0f} s",
-            highlight=False,
-        )

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
 from flowerbed_topology import Site, Topology
 
@@ -37,16 +38,16 @@ class Progress:
     def changed(self, what: str) -> None:
         """Note and show one change."""
         self.changes.append(what)
-        self.console.print(f"  [green]•[/] {what}", highlight=False)
+        self.console.print(Text.assemble(("  • ", "green"), what))
 
     def warn(self, what: str) -> None:
         """Show what is not as it should be, though the federation runs."""
-        self.console.print(f"  [yellow]![/] {what}", highlight=False)
+        self.console.print(Text.assemble(("  ! ", "yellow"), what))
 
     @contextmanager
     def step(self, what: str) -> Iterator[None]:
         """Show a spinner while something takes its time."""
-        with self.console.status(what):
+        with self.console.status(Text(what)):
             yield
 
 
@@ -118,10 +119,11 @@ def ensure_containers(project: Project, topology: Topology, progress: Progress) 
     restarted = reload.ensure_reloaded(project, topology)
     for name in restarted:
         progress.changed(f"restarted {name}")
-    wait_healthy(topology, [f"{topology.name}-{name}" for name in ("postgres", "superlink", "edge")])
+    with progress.step("waiting for PostgreSQL, the SuperLink and the edge to be healthy"):
+        wait_healthy(topology, [f"{topology.name}-{name}" for name in ("postgres", "superlink", "edge")])
     for site in ensure_registered(project, topology):
         progress.changed(f"registered SuperNode of {site}")
-    with progress.step("starting the SuperNodes"):
+    with progress.step("starting the SuperNodes, and waiting for every container to be healthy"):
         in_parallel(lambda site: ensure_site(project, site, SITE), topology.sites)
         wait_healthy(topology, expected(project, topology))
     for name, identity in sorted(started(topology).items()):
