@@ -5,7 +5,7 @@ Not for effects: it imports no component, opens no socket, reads no environment.
 
 from .errors import Problem, TopologyError
 from .loading import load, parse
-from .organisations import Budget, Data, Federation, Organisation, Resources, SiteSettings
+from .organisations import Budget, Data, Federation, Organisation, Resources, SiteSettings, SuperLinkResources
 from .topology import Authority, Edge, Site, Topology
 from .zones import Networks, Zone
 
@@ -21,6 +21,7 @@ __all__ = [
     "Resources",
     "Site",
     "SiteSettings",
+    "SuperLinkResources",
     "Topology",
     "TopologyError",
     "Zone",

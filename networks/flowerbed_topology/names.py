@@ -24,7 +24,6 @@ RESERVED_SUFFIXES = ("-app",)
 
 _LABEL = re.compile(r"[a-z](?:[a-z0-9-]*[a-z0-9])?")
 _DOMAIN_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
-_MEMORY_UNITS = {"m": 2**20, "g": 2**30}
 _LONGEST_DOMAIN = 253 - len("superlink.")
 
 
@@ -83,11 +82,6 @@ def _filled(value: object) -> object:
     if value in ([], ()):
         raise ValueError("give at least one")
     return value
-
-
-def memory_bytes(value: str) -> int:
-    """The bytes in a size such as `512m` or `2g` (powers of 1,024)."""
-    return int(value[:-1]) * _MEMORY_UNITS[value[-1]]
 
 
 StackName = Annotated[str, Field(max_length=24), AfterValidator(_label)]

@@ -22,7 +22,6 @@ from .names import (
     Number,
     OrganisationName,
     Title,
-    memory_bytes,
 )
 
 _KIT_KEYS = ("organisation", "partition-id", "num-partitions")
@@ -39,10 +38,12 @@ class Resources(_Model):
     memory: Memory = Field(default="2g", description="Memory as 512m or 2g (powers of 1,024).")
     pids: Integer = Field(default=512, ge=32, le=65536, description="Processes and threads.")
 
-    @property
-    def memory_bytes(self) -> int:
-        """The memory limit in bytes."""
-        return memory_bytes(self.memory)
+
+class SuperLinkResources(Resources):
+    """What the SuperLink may use at most: it answers with up to 160 threads, beside its own."""
+
+    memory: Memory = Field(default="1g", description="Memory as 512m or 2g (powers of 1,024).")
+    pids: Integer = Field(default=512, ge=300, le=65536, description="Processes and threads.")
 
 
 def _directory(value: str) -> str:

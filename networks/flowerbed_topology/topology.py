@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from . import zones
 from .errors import Finding, refuse
 from .names import Domain, Filled, Integer, Label, StackName, Text, Title
-from .organisations import Budget, Data, Federation, Organisation, Resources, SiteSettings
+from .organisations import Budget, Data, Federation, Organisation, Resources, SiteSettings, SuperLinkResources
 from .rules import across
 from .zones import MEMBERS, Networks, Zone
 
@@ -152,7 +152,7 @@ class Topology(BaseModel):
     federations: Annotated[tuple[Federation, ...], Filled] = Field(
         description="Who trains with whom.", json_schema_extra={"minItems": 1}
     )
-    superlink: Resources = Field(default=Resources(memory="1g"), description="Limits of the SuperLink.")
+    superlink: SuperLinkResources = Field(default=SuperLinkResources(), description="Limits of the SuperLink.")
     serverapp: Resources = Field(default=Resources(), description="Limits of the ServerApp executor.")
     ca: Authority = Field(default=Authority(), description="Lifetimes of certificates.")
 
@@ -220,10 +220,6 @@ class Topology(BaseModel):
     def url(self, host: str) -> str:
         """`https://fleet.<domain>` for `fleet`, with the port unless it is 443. Raises ValueError if unknown."""
         return f"https://{self.authority(host)}"
-
-    def federation_id(self, federation: Federation) -> str:
-        """The id by which Flower knows a federation."""
-        return f"@{self.consortium}/{federation.name}"
 
     @property
     def all_subnets(self) -> tuple[IPv4Network, ...]:

@@ -16,7 +16,6 @@ from .project import KIT, Project
 
 # The flwr CLI's connection to this federation, and where the CLI container finds its root certificate.
 CONNECTION = "flowerbed"
-GATEWAY_PORT = 9443
 
 
 def render(project: Project, topology: Topology, keys: Mapping[str, str], project_id: str) -> dict[str, str]:

@@ -43,5 +43,5 @@ def test_a_superlink_that_dies_at_once_says_why(tmp_path: Path) -> None:
 def test_data_that_cannot_be_written_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(simulate, "KIT", tmp_path)
 
-    with pytest.raises(simulate.SimulationError, match="data of site 1 could not be written: .*samples.py"):
+    with pytest.raises(simulate.SimulationError, match=r"data of site 1 could not be written: .*samples\.py"):
         simulate.write_data(tmp_path / "data")

@@ -51,7 +51,6 @@ def test_the_default_file_describes_three_sites_on_the_documented_addresses() ->
     assert topology.ip_range("data") == IPv4Network("172.25.0.128/25")
     assert topology.network_name("services") == "flowerbed-fl-services-network"
     assert topology.sites[0].app_network_name == "flowerbed-fl-site-north-app"
-    assert topology.federation_id(topology.federations[0]) == "@flowerbed/main"
     assert topology.hostnames[0] == "fleet.flowerbed.localhost"
 
 
@@ -191,6 +190,12 @@ def test_names_that_the_kit_or_dns_cannot_take_are_refused(name: str) -> None:
 def test_budgets_out_of_range_are_refused(key: str, value: float) -> None:
     found = problems(document(organisations=[{**organisation(), "budget": {key: value}}]))
     assert [where for where, _ in found] == [f"organisations[0].budget.{key}"]
+
+
+def test_the_superlink_needs_room_for_its_threads() -> None:
+    assert [key for key, _ in problems(document(superlink={"pids": 299}))] == ["superlink.pids"]
+    topology = parse(yaml.safe_dump(document(superlink={"pids": 300}, serverapp={"pids": 32})))
+    assert (topology.superlink.pids, topology.superlink.memory) == (300, "1g")
 
 
 @pytest.mark.parametrize("other", ["/srv/rows", "/srv", "/srv/rows/north", "/srv/./rows"])
