@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
 
 from flowerbed_topology import Topology
 
 from . import docker, firewall, owned
+from .errors import DockerError, FlowerbedError
 from .project import Project
 from .up import in_parallel, project_id
 
@@ -40,19 +42,43 @@ def clean(project: Project, topology: Topology, *, identity: bool) -> None:
     if mine and (volumes := owned.own_volumes(topology.name, mine)):
         docker.run(["volume", "rm", *volumes])
     firewall.remove_firewall(project, topology)
-    shutil.rmtree(project.build, ignore_errors=True)
+    remove_tree(project.build)
     if identity:
         remove_secrets(project)
-        shutil.rmtree(project.pki, ignore_errors=True)
+        remove_tree(project.pki)
 
 
 def remove_secrets(project: Project) -> None:
-    """Remove what was laid out and the operator's own copies; as root in a container where this user is not root."""
+    """Remove what was laid out and the operator's own copies; as root in a container where this user is not root.
+
+    Raises:
+        FlowerbedError: something is left.
+    """
     if os.geteuid() != 0 and project.secrets.is_dir():
-        docker.one_shot(
-            project,
-            "find /target -mindepth 1 -delete\n",
-            mounts=[(project.secrets, "/target")],
-            options=["--network", "none", "--cap-add", "DAC_OVERRIDE"],
-        )
-    shutil.rmtree(project.secrets, ignore_errors=True)
+        try:
+            docker.one_shot(
+                project,
+                "find /target -mindepth 1 -delete\n",
+                mounts=[(project.secrets, "/target")],
+                options=["--network", "none", "--cap-add", "DAC_OVERRIDE", "--cap-add", "FOWNER"],
+            )
+        except DockerError as error:
+            raise FlowerbedError(
+                f"Keys and passwords are left in {project.secrets}, since the container that removes them failed: run "
+                f"sudo rm -r {project.secrets} ({str(error).splitlines()[-1]})."
+            ) from error
+    remove_tree(project.secrets)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory, if it is there.
+
+    Raises:
+        FlowerbedError: something in it is left.
+    """
+    try:
+        shutil.rmtree(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise FlowerbedError(f"{path} could not be removed whole ({error}): run sudo rm -r {path}.") from error

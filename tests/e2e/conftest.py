@@ -24,17 +24,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def federation() -> Iterator[Federation]:
-    running = Federation(ROOT)
-    if not (KEEP and (ROOT / "build" / "core.env").is_file()):
-        running = fresh(ROOT)
+    kept = KEEP and (ROOT / "build" / "core.env").is_file()
+    running = Federation(ROOT) if kept else fresh(ROOT)
+    try:
         running.flowerbed("up")
-        plant_canaries(running)
-    else:
-        running.flowerbed("up")
-    yield running
-    if not KEEP:
-        running.flowerbed("clean", "--yes", "--identity")
-        sweep()
+        if not kept:
+            plant_canaries(running)
+        yield running
+        if not KEEP:
+            running.flowerbed("clean", "--yes", "--identity")
+    finally:
+        if not KEEP:
+            sweep()
 
 
 def plant_canaries(federation: Federation) -> None:

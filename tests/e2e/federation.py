@@ -14,6 +14,8 @@ from typing import Any
 
 import yaml
 
+from flowerbed_cli import firewall
+from flowerbed_cli.project import Project
 from flowerbed_topology import Topology, load
 
 KIT = Path(__file__).resolve().parents[2]
@@ -45,11 +47,7 @@ FEDERATION: dict[str, Any] = {
             "title": title,
             "site": {"number": number, "data": {"sample": "breast-cancer", "part": number, "of": 3}},
         }
-        for number, name, title in (
-            (1, "north", "North Clinic"),
-            (2, "south", "South Clinic"),
-            (3, "west", "Clinique Été"),
-        )
+        for number, name, title in SITES
     ],
     "federations": [{"name": "cancer", "organisations": ["north", "south", "west"]}],
 }
@@ -163,6 +161,7 @@ def sweep() -> None:
         names = docker(kind, "ls", "--format", "{{.Name}}", "--filter", f"name={STACK}-").split()
         for name in names:
             docker(kind, "rm", name, check=False)
+    firewall.remove_firewall(Project(KIT), Topology.model_validate(FEDERATION))
 
 
 def fresh(root: Path) -> Federation:
