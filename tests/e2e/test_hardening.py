@@ -14,7 +14,7 @@ import pytest
 from flowerbed_topology import Topology
 from flowerbed_topology.policy import containers
 
-from .federation import FEDERATION, STACK, Federation, docker
+from .federation import FEDERATION, KIT, STACK, Federation, docker
 
 TOPOLOGY = Topology.model_validate(FEDERATION)
 SITES = [site.name for site in TOPOLOGY.sites]
@@ -25,19 +25,18 @@ USERS |= {f"{site}-supernode": 9704 for site in SITES}
 USERS |= {f"{site}-clientapp": 0 for site in SITES}
 EXECUTORS = {service for service, uid in USERS.items() if uid == 0}
 SETUID_AND_SETGID = 0xC0  # capabilities(7): CAP_SETGID is bit 6, CAP_SETUID bit 7
-FILES = {
-    "postgres": "tls.crt tls.key ca.crt superlink.password",
-    "edge": "tls.crt tls.key ca.crt crl.pem edge-header.conf",
-    "superlink": "tls.crt tls.key ca.crt crl.pem pgpass edge.token superexec.secret",
-    "serverapp": "ca.crt superexec.secret",
-    "gateway": "client.crt client.key tls.crt tls.key ca.crt",
-    "supernode": "supernode.key tls.crt tls.key ca.crt superexec.secret",
-    "clientapp": "ca.crt superexec.secret",
-    "cli": "ca.crt",
-}
 PUBLIC = {"tls.crt", "ca.crt", "crl.pem", "client.crt"}
 IMAGES = ("postgres", "nginx", "flower", "app", "tools")
 Inspected = dict[str, dict[str, Any]]
+
+
+def contracted(name: str) -> set[str]:
+    """The files of a consumer as the table "consumer | files" of docs/contracts.md lists them."""
+    table = (KIT / "docs" / "contracts.md").read_text().partition("| consumer | files |")[2]
+    role = name if name in USERS or name == "cli" else f"{name.partition('-')[0]}-<site>"
+    row = re.search(rf"^\| `{re.escape(role)}` \| `([^`]+)`", table, re.MULTILINE)
+    assert row, f"docs/contracts.md has no row for {role}"
+    return set(row.group(1).split())
 
 
 def consumer(service: str) -> str:
@@ -151,7 +150,7 @@ def test_no_two_containers_share_a_secrets_directory_but_by_contract(inspected: 
 
 def consumers() -> Iterator[tuple[str, int, set[str]]]:
     for service, uid in (USERS | {"cli": 9705}).items():
-        yield consumer(service), uid, set(FILES[service.rpartition("-")[2]].split())
+        yield consumer(service), uid, contracted(consumer(service))
 
 
 @pytest.mark.parametrize(("name", "uid", "files"), list(consumers()))
