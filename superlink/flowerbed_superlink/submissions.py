@@ -27,7 +27,10 @@ from flowerbed_superlink.log import event
 
 COMPONENTS = frozenset({"serverapp", "clientapp"})
 # Flower reads a bundle's pyproject.toml whole: bounded here, so that a small bundle cannot unpack to gigabytes.
-MAX_PYPROJECT, MAX_PYPROJECT_PACKED = 256 * 1024, 64 * 1024
+MAX_PYPROJECT = MAX_PYPROJECT_PACKED = 32 * 1024
+# TOML readers take time that grows with the square of a dotted key's parts, here, in Flower and at each SuperNode. Counted
+# before it is parsed, with the dots of versions in a list of dependencies on one line.
+MAX_DOTS = 64
 
 # What reading a hostile archive raises (seen with Hypothesis).
 _UNREADABLE = (
@@ -112,7 +115,9 @@ def _pyproject(content: bytes) -> Mapping[str, Any]:
         with zipfile.ZipFile(io.BytesIO(content)) as bundle:
             entry = bundle.getinfo("pyproject.toml")
             _check_packing(entry)
-            return tomllib.loads(bundle.open(entry).read(MAX_PYPROJECT).decode())
+            text = bundle.open(entry).read(MAX_PYPROJECT).decode()
+            _check_dots(text)
+            return tomllib.loads(text)
     except BundleError:
         raise
     except _UNREADABLE as error:
@@ -124,6 +129,14 @@ def _check_packing(entry: zipfile.ZipInfo) -> None:
         raise BundleError(f"The bundle's pyproject.toml is larger than {MAX_PYPROJECT // 1024} KiB.")
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise BundleError("The bundle's pyproject.toml is packed in a way that is not accepted.")
+
+
+def _check_dots(pyproject: str) -> None:
+    for number, line in enumerate(pyproject.split("\n"), 1):
+        if line.count(".") > MAX_DOTS:
+            raise BundleError(
+                f"Line {number} of the bundle's pyproject.toml has more than {MAX_DOTS} dots: write it on several lines."
+            )
 
 
 def _table(parent: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import time
 import zipfile
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from hypothesis import strategies as st
 
 from flowerbed_superlink.submissions import BundleError, check_bundle, check_request, push_problem
 
+REPOSITORY = Path(__file__).parents[2]
 BOTH = 'serverapp = "a.server:app"\nclientapp = "a.client:app"\n'
 
 
@@ -55,7 +58,8 @@ def test_other_components_are_refused_by_name(extra: str) -> None:
         ("[tool.flwr.app]\ncomponents = 3\n", "no table 'components'"),
         ("not toml =", "not a readable archive"),
         (b"\xff\xfe", "not a readable archive"),
-        (_pyproject(BOTH) + "#" * 300_000, "larger than 256 KiB"),
+        (_pyproject(BOTH) + "#" * 33_000, "larger than 32 KiB"),
+        (_pyproject(BOTH) + ".".join("a" * 66) + " = 1", "Line 8 .* more than 64 dots"),
     ],
 )
 def test_what_is_wrong_is_said(pyproject: str | bytes, said: str) -> None:
@@ -67,6 +71,23 @@ def test_a_bundle_that_unpacks_to_gigabytes_is_refused_unread() -> None:
     bundle = bytearray(_bundle(_pyproject(BOTH) + "#" * 50_000_000))
     with pytest.raises(BundleError, match="larger than"):
         check_bundle(bytes(bundle))
+
+
+@pytest.mark.parametrize("start", ["", "[", "x = {", "x = [{"])
+def test_a_long_dotted_key_costs_no_time(start: str) -> None:
+    """64 KiB of it took 32 s here, and again in Flower and at each SuperNode."""
+    key = start + ".".join("a" * 15_000)
+    begin = time.process_time()
+    with pytest.raises(BundleError, match="more than 64 dots"):
+        check_bundle(_bundle(_pyproject(BOTH) + key + " = 1\n"))
+    assert time.process_time() - begin < 0.5
+
+
+def test_usual_pyprojects_pass() -> None:
+    pinned = ", ".join(f'"package-{n}>=1.{n}.0,<2"' for n in range(20))
+    check_bundle(_bundle(f"x = [{pinned}]\n" + _pyproject(BOTH)))
+    for path in sorted(REPOSITORY.glob("apps/*/pyproject.toml")):
+        check_bundle(_bundle(path.read_bytes()))
 
 
 def test_a_bundle_that_lies_about_its_size_is_read_no_further() -> None:
