@@ -18,14 +18,19 @@ class Inner:
 
     def __init__(self) -> None:
         self.reached: list[dict[str, Any]] = []
+        self.bytes = 0
         self.status = 200
         self.wait: asyncio.Event | None = None
         self.error: Exception | None = None
 
-    async def __call__(self, scope: Any, _receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.reached.append(scope)
         if self.error is not None:
             raise self.error
+        if scope["method"] == "POST":
+            message = await receive()
+            assert not message["more_body"]
+            self.bytes += len(message["body"])
         if self.wait is not None:
             await self.wait.wait()
         await send({"type": "http.response.start", "status": self.status, "headers": []})
@@ -53,8 +58,8 @@ class World:
         """Send a scope that httpx would not, and return what was sent back."""
         return asyncio.run(self.send(path, **changes))
 
-    async def send(self, path: str, **changes: Any) -> list[dict[str, Any]]:
-        """Do what `scope` does, in a loop that runs already."""
+    async def send(self, path: str, receive: Any = None, **changes: Any) -> list[dict[str, Any]]:
+        """Do what `scope` does, in a loop that runs already; without `receive`, the body is what the scope says."""
         sent: list[dict[str, Any]] = []
         scope = {
             "type": "http",
@@ -69,5 +74,25 @@ class World:
         async def collect(message: Any) -> None:
             sent.append(message)
 
-        await self.gate(scope | changes, None, collect)  # type: ignore[arg-type]  # no body is read
+        scope |= changes
+        await self.gate(scope, receive or Body(_length(scope["headers"])), collect)
         return sent
+
+
+class Body:
+    """A client that sends so many bytes, waits where it is told to, and then stays."""
+
+    def __init__(self, size: int, pause: asyncio.Event | None = None, chunk: int = 1024 * 1024) -> None:
+        self.left, self.pause, self.chunk = size, pause, chunk
+
+    async def __call__(self) -> dict[str, Any]:
+        size = min(self.left, self.chunk)
+        if self.pause is not None and size == self.left:
+            await self.pause.wait()
+        self.left -= size
+        return {"type": "http.request", "body": bytes(size), "more_body": self.left > 0}
+
+
+def _length(headers: list[tuple[bytes, bytes]]) -> int:
+    lengths = [value for name, value in headers if name == b"content-length"]
+    return int(lengths[0]) if lengths and lengths[0].isdigit() else 0

@@ -3,9 +3,13 @@
 FlowerbedError
 ├── StartupError          the SuperLink must not start; shown as one sentence, exit code 2
 └── MaterialError         a file that decisions need is missing, garbled or expired: refuse with 503
+
+Refused, beside them, is the gate's verdict on a request and no fault of anything.
 """
 
 from __future__ import annotations
+
+from http import HTTPStatus
 
 
 class FlowerbedError(Exception):
@@ -18,3 +22,11 @@ class StartupError(FlowerbedError):
 
 class MaterialError(FlowerbedError):
     """A file that the gate decides by cannot be trusted right now; requests that need it are refused with 503."""
+
+
+class Refused(Exception):  # noqa: N818  a verdict, not a fault
+    """The request ends here with this status; `detail` is what the client reads, `why` what the log says."""
+
+    def __init__(self, status: HTTPStatus, detail: str, why: str = "", **fields: object) -> None:
+        super().__init__(detail)
+        self.status, self.detail, self.why, self.fields = status, detail, why or detail, fields

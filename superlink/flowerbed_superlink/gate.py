@@ -13,12 +13,16 @@ from __future__ import annotations
 import hmac
 import json
 import re
-from collections.abc import Iterable
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from flowerbed_superlink.errors import MaterialError
+from flowerbed_superlink.bodies import MIB, Bodies, Disconnected, Holding
+from flowerbed_superlink.errors import MaterialError, Refused
 from flowerbed_superlink.log import event
 from flowerbed_superlink.routes import (
     ARTIFACTS,
@@ -40,12 +44,19 @@ EDGE_HEADER = b"x-flowerbed-edge"
 CERTIFICATE_HEADER = b"x-flowerbed-client-cert"
 PUBLIC_KEY_HEADER = b"flwr-public-key"
 
-MIB = 1024 * 1024
 FLEET_BODY = RUNTIME_BODY = 64 * MIB
 START_RUN_BODY = 11 * MIB  # an app bundle is at most 10 MiB
 CONTROL_BODY = MIB
-MAX_IN_FLIGHT = 192 * MIB  # all bodies together; each is held up to three times while it is parsed and stored
+STREAM_BODY = MIB // 16  # held in the budget for as long as a log is followed
 
+# How many may be served at once. A followed log holds a handler's thread (extensions.THREADS) until its run ends.
+STREAM_LOGS = CONTROL + "stream-logs"
+AT_ONCE = {STREAM_LOGS: 60, ARTIFACTS: 8}
+
+_CROWDED = {
+    STREAM_LOGS: "Too many logs are followed at the moment, try again or use `flwr log RUN --show`.",
+    ARTIFACTS: "Too many results are downloaded at the moment, try again: the link stays valid.",
+}
 _NO_ROUTE = "This federation does not offer that route."
 _TOKEN_PATH = re.compile(r"/artifacts/[A-Za-z0-9_-]{43}", re.ASCII)
 _KEPT_5XX = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT})
@@ -66,20 +77,13 @@ class Head:
         return [value for key, value in self.headers if key == name]
 
 
-class Refused(Exception):  # noqa: N818  a verdict, not a fault
-    """The request ends here with this status; `detail` is what the client reads, `why` what the log says."""
-
-    def __init__(self, status: HTTPStatus, detail: str, why: str = "", **fields: object) -> None:
-        super().__init__(detail)
-        self.status, self.detail, self.why, self.fields = status, detail, why or detail, fields
-
-
 class Gate:
     """Refuse what is not allowed; never let a Fleet request end in a 5xx that ends a SuperNode."""
 
     def __init__(self, app: ASGIApp, material: Material) -> None:
         self._app, self._material = app, material
-        self._in_flight = 0  # bytes of bodies that Flower is reading or working on
+        self._bodies = Bodies()
+        self._serving: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection, as the ASGI specification 3.0 says."""
@@ -92,25 +96,35 @@ class Gate:
 
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         head = _head(scope)
-        try:
-            length = decide(head, self._material)
-            self._check_room(length)
-        except Refused as refused:
-            _log_refusal(head, refused)
-            await _answer(send, refused.status, refused.detail)
-            return
-        self._in_flight += length
-        try:
+        with ExitStack() as held:
+            try:
+                length = decide(head, self._material)
+                if head.method == "POST":
+                    receive = await held.enter_context(self._holding(head)).receive(receive, length)
+                held.enter_context(self._place(head))
+            except Disconnected:
+                return
+            except Refused as refused:
+                _log_refusal(head, refused)
+                await _answer(send, refused.status, refused.detail)
+                return
             await self._pass(head, scope, receive, send)
-        finally:
-            self._in_flight -= length
 
-    def _check_room(self, length: int) -> None:
-        """Flower reads bodies whole before it authenticates: bounded here, so that nobody fills the memory."""
-        if self._in_flight + length > MAX_IN_FLIGHT:
-            raise Refused(
-                HTTPStatus.SERVICE_UNAVAILABLE, "The SuperLink is busy, try again.", "too many bytes in flight"
-            )
+    def _holding(self, head: Head) -> Holding:
+        if head.path.startswith(FLEET):
+            return self._bodies.holding(FLEET, _single(head, CERTIFICATE_HEADER))
+        return self._bodies.holding(CONTROL if head.path.startswith(CONTROL) else RUNTIME)
+
+    @contextmanager
+    def _place(self, head: Head) -> Iterator[None]:
+        kind = ARTIFACTS if head.path.startswith(ARTIFACTS) else head.path
+        if self._serving[kind] >= AT_ONCE.get(kind, sys.maxsize):
+            raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, _CROWDED[kind], "too many at once")
+        self._serving[kind] += 1
+        try:
+            yield
+        finally:
+            self._serving[kind] -= 1
 
     async def _pass(self, head: Head, scope: Scope, receive: Receive, send: Send) -> None:
         scope["headers"] = [h for h in scope["headers"] if h[0] not in (EDGE_HEADER, CERTIFICATE_HEADER)]
@@ -182,7 +196,8 @@ def _check_body(head: Head) -> int:
     if len(lengths) != 1 or head.all(b"transfer-encoding") or not lengths[0].isdigit():
         raise Refused(HTTPStatus.LENGTH_REQUIRED, "The request must state the length of its body.")
     if (length := int(lengths[0])) > (limit := _body_limit(head.path)):
-        detail = f"The request's body is larger than {limit // MIB} MiB."
+        size = f"{limit // MIB} MiB" if limit >= MIB else f"{limit // 1024} KiB"
+        detail = f"The request's body is larger than {size}."
         raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, detail)
     return length
 
@@ -190,7 +205,7 @@ def _check_body(head: Head) -> int:
 def _body_limit(path: str) -> int:
     if not path.startswith(CONTROL):
         return FLEET_BODY
-    return START_RUN_BODY if path == CONTROL + "start-run" else CONTROL_BODY
+    return {CONTROL + "start-run": START_RUN_BODY, STREAM_LOGS: STREAM_BODY}.get(path, CONTROL_BODY)
 
 
 async def _guard_fleet(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:

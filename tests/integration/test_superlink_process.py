@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import socket
+import ssl
 import subprocess
 import sys
 import tarfile
@@ -213,7 +215,27 @@ def test_many_followed_logs_leave_room_for_other_requests(federation: Federation
         begin = time.monotonic()
         assert client.post("/v1/control/list-runs", headers=headers).status_code == 200
         assert time.monotonic() - begin < 5
+        refused = client.post("/v1/control/stream-logs", headers=headers, content=body)
+        assert refused.status_code == 503
+        assert "Too many logs are followed" in refused.json()["detail"]
     federation.flwr("stop", str(run_id))
+
+
+def test_idle_connections_that_announce_bodies_stop_nobody(federation: Federation) -> None:
+    """Around the edge and without any token, as a ServerApp could."""
+    world = federation.world
+    trust = ssl.create_default_context(cafile=str(world.secrets / "ca.crt"))
+    head = b"POST /v1/runtime/acquire-task HTTP/1.1\r\nHost: localhost\r\nContent-Length: 67108864\r\n\r\n"
+    with ExitStack() as stack:
+        for _ in range(8):
+            plain = stack.enter_context(socket.create_connection(("localhost", world.port), 10))
+            stack.enter_context(trust.wrap_socket(plain, server_hostname="localhost")).sendall(head)
+        time.sleep(0.5)
+        for path, own in [("control/list-runs", edge_headers()), ("fleet/pull-messages", world.sites[0].headers())]:
+            with world.client() as client:
+                answer = client.post(f"/v1/{path}", headers=own | PROTOBUF, content=b"")
+            assert answer.status_code in (200, 401), path
+        assert federation.flwr("list").returncode == 0
 
 
 def test_an_app_with_an_agent_is_refused_with_a_sentence(federation: Federation) -> None:

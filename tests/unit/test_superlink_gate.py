@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,6 +17,8 @@ from superlink_support import Authority, TestSite, edge_headers, new_site
 FLEET = "/v1/fleet/pull-messages"
 CONTROL = "/v1/control/list-runs"
 RUNTIME = "/v1/runtime/acquire-task"
+STREAM_LOGS = "/v1/control/stream-logs"
+PULL = "/artifacts/" + "a" * 43
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +162,8 @@ def test_limits_of_the_control_api(world: World) -> None:
         ("/v1/control/start-run", 11 * mib + 1, 413),
         (CONTROL, mib, 200),
         (CONTROL, mib + 1, 413),
+        (STREAM_LOGS, 64 * 1024, 200),
+        (STREAM_LOGS, 64 * 1024 + 1, 413),
     ]:
         headers = [(b"x-flowerbed-edge", b"t" * 43), (b"content-length", str(size).encode())]
         assert world.scope(path, headers=headers)[0]["status"] == status
@@ -189,15 +194,19 @@ def test_flowers_other_answers_on_fleet_are_left_alone(world: World, status: int
     assert world.call(FLEET, world.sites[0].headers()).status_code == status
 
 
-def test_bodies_in_flight_are_bounded_and_given_back(world: World) -> None:
-    size = str(60 * 1024 * 1024).encode()
+@pytest.mark.parametrize(("path", "allowed", "said"), [(STREAM_LOGS, 60, b"logs are followed"), (PULL, 8, b"download")])
+def test_long_answers_are_served_to_so_many_at_once(world: World, path: str, allowed: int, said: bytes) -> None:
+    headers = [(b"x-flowerbed-edge", b"t" * 43), (b"content-length", b"0")]
+    method = "GET" if path == PULL else "POST"
 
-    async def flood() -> list[int]:
+    async def crowd() -> list[list[dict[str, Any]]]:
         world.inner.wait = asyncio.Event()
-        calls = [asyncio.create_task(world.send(RUNTIME, headers=[(b"content-length", size)])) for _ in range(5)]
+        calls = [asyncio.create_task(world.send(path, headers=headers, method=method)) for _ in range(allowed + 2)]
         await asyncio.sleep(0.05)
         world.inner.wait.set()
-        return [(await call)[0]["status"] for call in calls]
+        return [await call for call in calls]
 
-    assert asyncio.run(flood()) == [200, 200, 200, 503, 503]
-    assert asyncio.run(flood()) == [200, 200, 200, 503, 503]
+    for _ in range(2):
+        answers = asyncio.run(crowd())
+        assert [sent[0]["status"] for sent in answers] == [200] * allowed + [503] * 2
+        assert all(said in sent[1]["body"] for sent in answers[allowed:])
