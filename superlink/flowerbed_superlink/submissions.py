@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import HTTPException, Request, Response
 from flwr.common.constant import SUPERLINK_NODE_ID, Status
 from flwr.proto.control_pb2 import PullArtifactsRequest, PullArtifactsResponse, StartRunRequest
@@ -31,6 +32,10 @@ MAX_PYPROJECT = MAX_PYPROJECT_PACKED = 32 * 1024
 # TOML readers take time that grows with the square of a dotted key's parts, here, in Flower and at each SuperNode. Counted
 # before it is parsed, with the dots of versions in a list of dependencies on one line.
 MAX_DOTS = 64
+# Python's zipfile keeps some 500 bytes for each entry it lists, whatever the archive's end says about their number: the
+# signatures themselves are counted (PKWARE's APPNOTE 6.3.10, 4.3.12), which no archive can do without.
+MAX_ENTRIES, _ENTRY = 5000, b"PK\x01\x02"
+_ONE_CHECK = CapacityLimiter(1)  # so that bundles cost memory one after the other
 
 # What reading a hostile archive raises (seen with Hypothesis).
 _UNREADABLE = (
@@ -56,7 +61,7 @@ async def check_submission(request: Request, call_next: RequestResponseEndpoint)
     message = getattr(request.state, "protobuf_request", None)
     try:
         if isinstance(message, StartRunRequest):
-            await run_in_threadpool(_check_start_run, message)
+            await to_thread.run_sync(_check_start_run, message, limiter=_ONE_CHECK)
         if isinstance(message, PushMessagesRequest):
             _check_push(message)
         if isinstance(message, PullArtifactsRequest) and await run_in_threadpool(_pull_unfinished, request, message):
@@ -99,6 +104,8 @@ def check_bundle(content: bytes) -> None:
     Raises:
         BundleError: it does not, or cannot be read.
     """
+    if content.count(_ENTRY) > MAX_ENTRIES:
+        raise BundleError(f"The app bundle holds more than {MAX_ENTRIES} files.")
     app = _table(_table(_table(_pyproject(content), "tool"), "flwr"), "app")
     components = set(_table(app, "components"))
     if extra := components - COMPONENTS:

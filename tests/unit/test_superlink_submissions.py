@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import time
+import tracemalloc
 import zipfile
 from contextlib import suppress
 from pathlib import Path
@@ -18,8 +20,11 @@ from flwr.proto.message_pb2 import Message, Metadata, ObjectTree
 from flwr.proto.node_pb2 import Node
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.requests import Request
+from starlette.responses import Response
 
-from flowerbed_superlink.submissions import BundleError, check_bundle, check_request, push_problem
+from flowerbed_superlink import submissions
+from flowerbed_superlink.submissions import BundleError, check_bundle, check_request, check_submission, push_problem
 
 REPOSITORY = Path(__file__).parents[2]
 BOTH = 'serverapp = "a.server:app"\nclientapp = "a.client:app"\n'
@@ -81,6 +86,53 @@ def test_a_long_dotted_key_costs_no_time(start: str) -> None:
     with pytest.raises(BundleError, match="more than 64 dots"):
         check_bundle(_bundle(_pyproject(BOTH) + key + " = 1\n"))
     assert time.process_time() - begin < 0.5
+
+
+def _many(entries: int) -> bytes:
+    """Return a bundle with so many empty files beside pyproject.toml."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as bundle:
+        bundle.writestr("pyproject.toml", _pyproject(BOTH))
+        for number in range(entries):
+            bundle.writestr(f"{number}", b"")
+    return buffer.getvalue()
+
+
+def test_a_bundle_of_very_many_files_is_refused_before_they_are_listed() -> None:
+    """Each file costs zipfile some 500 bytes: 10 MiB of them came to 95 MiB."""
+    check_bundle(_many(4999))
+    bundle = _many(20_000)
+    lying = bundle.replace((20_001).to_bytes(2, "little") * 2, (1).to_bytes(2, "little") * 2)  # the archive's end
+    assert lying != bundle
+    for content in (bundle, lying):
+        tracemalloc.start()
+        with pytest.raises(BundleError, match="more than 5000 files"):
+            check_bundle(content)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 1024 * 1024
+
+
+def test_bundles_are_checked_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_work, most = 0, 0
+
+    def check(_: StartRunRequest) -> None:
+        nonlocal at_work, most
+        at_work += 1
+        most = max(most, at_work)
+        time.sleep(0.05)
+        at_work -= 1
+
+    async def answer(_: Request) -> Response:
+        return Response()
+
+    async def submit() -> None:
+        requests = [Request({"type": "http", "state": {"protobuf_request": StartRunRequest()}}) for _ in range(4)]
+        await asyncio.gather(*(check_submission(request, answer) for request in requests))
+
+    monkeypatch.setattr(submissions, "check_request", check)
+    asyncio.run(submit())
+    assert most == 1
 
 
 def test_usual_pyprojects_pass() -> None:
