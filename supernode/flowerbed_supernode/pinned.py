@@ -40,6 +40,8 @@ EXPECTED = {
     ),
     (_MAIN_LOOP, "_push_messages"): ("state", "object_store", "send", "push_object"),
     ("flwr.supernode.servicer.runtime.runtime_handlers", "push_messages"): ("request", "state", "task"),
+    ("flwr.supernode.servicer.runtime.runtime_handlers", "push_object"): ("request", "state", "task"),
+    ("flwr.supernode.servicer.runtime.runtime_handlers", "confirm_message_received"): ("request", "state", "task"),
     (_NODE_STATE[0], f"{_NODE_STATE[1]}.finish_task"): ("self", "task_id", "sub_status", "details"),
     (_NODE_STATE[0], f"{_NODE_STATE[1]}.get_messages_legacy"): ("self", "run_ids", "is_reply", "limit"),
     (_NODE_STATE[0], f"{_NODE_STATE[1]}._on_task_tokens_expired"): ("self", "tasks"),

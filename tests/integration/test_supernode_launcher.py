@@ -311,6 +311,80 @@ def test_a_task_can_push_nothing_but_a_reply_of_its_own_run(link: SuperLink, sta
     assert [reply.metadata.reply_to_message_id for reply in link.replies] == [message.metadata.message_id]
 
 
+def pushed(message: Message, root: str = "") -> runtime_pb2.PushAppMessagesRequest:
+    """A ClientApp's request to store ``message``, its tree under a root of the test's choosing."""
+    with no_object_id_recompute():
+        message.metadata.__dict__["_message_id"] = message.object_id
+        tree = get_object_tree(message)
+    tree.object_id = root or tree.object_id
+    return runtime_pb2.PushAppMessagesRequest(
+        messages_list=[message_to_proto(remove_content_from_message(message))], message_object_trees=[tree]
+    )
+
+
+def answered_with_an_error(link: SuperLink, app: RuntimeHttpClient) -> None:
+    """Report the task's end; the site answers in its place and looks for the next message."""
+    app.PushTaskOutput(runtime_pb2.PushTaskOutputRequest(sub_status=SubStatus.FAILED, details="it was killed"))
+    reply = until(lambda: link.replies, "the error reply")[0]
+    assert reply.has_error()
+    assert reply.error.reason == "it was killed"
+    pulls = link.seen.count("pull-messages")
+    until(lambda: link.seen.count("pull-messages") > pulls, "the next pull")
+    assert len(link.replies) == 1
+
+
+def test_a_reply_whose_objects_never_come_does_not_hold_up_the_site(
+    link: SuperLink, start: Callable[[], SuperNode]
+) -> None:
+    link.give()
+    supernode = start()
+    app = supernode.client(supernode.acquire())
+    message, _, _, _ = pull_task_input(app)
+    reply = Message(RecordDict({"answer": ConfigRecord({"n": 1})}), reply_to=message)
+    assert app.PushMessages(pushed(reply)).objects_to_push
+    # The main loop looks twice a second.
+    time.sleep(2)
+    assert link.replies == []
+    answered_with_an_error(link, app)
+
+
+def test_a_reply_under_another_name_is_refused_and_the_site_goes_on(
+    link: SuperLink, start: Callable[[], SuperNode]
+) -> None:
+    link.give()
+    supernode = start()
+    app = supernode.client(supernode.acquire())
+    message, context, _, _ = pull_task_input(app)
+    reply = Message(RecordDict({"answer": ConfigRecord({"n": 1})}), reply_to=message)
+    with pytest.raises(httpx.HTTPStatusError):
+        app.PushMessages(pushed(reply, "ab" * 32))
+    # The name of the message that it answers.
+    same = pushed(reply, message.metadata.message_id)
+    same.messages_list[0].metadata.message_id = message.metadata.message_id
+    with pytest.raises(httpx.HTTPStatusError):
+        app.PushMessages(same)
+    push_message(app, reply, context)
+    until(lambda: link.replies, "the reply")
+    assert supernode.process.poll() is None
+
+
+def test_a_task_cannot_remove_its_reply_nor_give_a_second(link: SuperLink, start: Callable[[], SuperNode]) -> None:
+    link.give()
+    supernode = start()
+    app = supernode.client(supernode.acquire())
+    message, _, _, _ = pull_task_input(app)
+    request = pushed(Message(RecordDict({"answer": ConfigRecord({"n": 1})}), reply_to=message))
+    app.PushMessages(request)
+    own = message_pb2.ConfirmMessageReceivedRequest(
+        run_id=RUN, message_object_id=request.messages_list[0].metadata.message_id
+    )
+    with pytest.raises(httpx.HTTPStatusError):
+        app.ConfirmMessageReceived(own)
+    with pytest.raises(httpx.HTTPStatusError):
+        app.PushMessages(pushed(Message(RecordDict({"answer": ConfigRecord({"n": 2})}), reply_to=message)))
+    answered_with_an_error(link, app)
+
+
 def test_the_runtime_api_serves_its_routes_on_its_address_only(link: SuperLink, start: Callable[[], SuperNode]) -> None:
     supernode = start()
     until(supernode.alive.exists, "the file that shows life")
