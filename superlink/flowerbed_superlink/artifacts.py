@@ -1,7 +1,8 @@
 """`flwr pull`: single-use links to a run's results, and the route that serves them; not the writing of results.
 
 The results of run N lie in `/results/N/` beside `SHA256SUMS` (docs/contracts.md, "What a task finds"). Only what that
-file lists is served, after its sums were checked.
+file lists is served, after its sums were checked, and again while it is sent. At most one file is open for a download at
+any time; how many downloads there are at once is the gate's to bound.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ REMEMBERED_S = 3600.0  # how long a used or expired link answers 410 instead of 
 MAX_LINKS = 10_000
 SUMS = "SHA256SUMS"
 MAX_SUMS_BYTES = 1024 * 1024
+MAX_FILES = 1000
 CHUNK = 1024 * 1024
 
 _LINE = re.compile(r"([0-9a-f]{64}) [ *]([a-z0-9][a-z0-9._-]{0,99})", re.ASCII)
@@ -41,12 +43,12 @@ router = APIRouter()
 
 @dataclass(frozen=True)
 class Result:
-    """One file of a run, open for reading, so that what was checked is what is sent."""
+    """One file of a run, as it was when its sum was checked."""
 
-    name: str
+    path: Path
+    sum: str
     size: int
     modified: float
-    file: BufferedReader
 
 
 class Links:
@@ -123,72 +125,67 @@ def download_results(token: str, request: Request) -> StreamingResponse:
     provider = request.app.state.artifact_provider
     run_id = provider.links.redeem(token)
     try:
-        results, sums = open_results(provider.run_directory(run_id))
+        results, sums = check_results(provider.run_directory(run_id))
     except (OSError, ValueError) as error:
         event("results-unusable", run_id=run_id, error=str(error))
         raise HTTPException(
-            HTTPStatus.INTERNAL_SERVER_ERROR, f"The results of run {run_id} do not match their checksums: {error}."
+            HTTPStatus.INTERNAL_SERVER_ERROR, f"The results of run {run_id} cannot be sent: {error}."
         ) from error
     event("results-pulled", run_id=run_id, files=len(results))
     headers = {"Content-Disposition": f'attachment; filename="run-{run_id}.tar"', "Cache-Control": "no-store"}
     return StreamingResponse(tar_stream(str(run_id), results, sums), media_type="application/x-tar", headers=headers)
 
 
-def open_results(directory: Path) -> tuple[list[Result], bytes]:
-    """Open every file that SHA256SUMS lists and check its sum; files still being written are not listed yet.
+def check_results(directory: Path) -> tuple[list[Result], bytes]:
+    """Check the sum of every file that SHA256SUMS lists, one after the other; files still being written are not listed yet.
 
     Raises:
-        ValueError: a line, a name or a sum is wrong.
+        ValueError: a line, a name or a sum is wrong, or there are more than MAX_FILES.
         OSError: a listed file is missing or cannot be read.
     """
     with _open_regular(directory / SUMS) as file:
         sums = file.read(MAX_SUMS_BYTES)
-    results: list[Result] = []
-    try:
-        for line in sums.decode("ascii").splitlines():
-            results.append(_open_result(directory, line))  # noqa: PERF401  so that an error closes what is open
-    except (OSError, ValueError):
-        _close(results)
-        raise
-    return results, sums
+    lines = sums.decode("ascii").splitlines()
+    if len(lines) > MAX_FILES:
+        raise ValueError(f"{SUMS} lists more than {MAX_FILES} files")
+    return [_check_result(directory, line) for line in lines], sums
 
 
 def tar_stream(prefix: str, results: list[Result], sums: bytes) -> Iterator[bytes]:
-    """Yield the tar's bytes; closes the files."""
-    try:
-        for result in results:
-            yield _header(f"{prefix}/{result.name}", result.size, result.modified)
-            left = result.size
-            while left and (data := result.file.read(min(CHUNK, left))):
-                left -= len(data)
-                yield data
-            if left:
-                raise OSError(f"{result.name} became shorter while it was sent")
-            yield bytes(-result.size % tarfile.BLOCKSIZE)
-        yield _header(f"{prefix}/{SUMS}", len(sums), time.time()) + sums + bytes(-len(sums) % tarfile.BLOCKSIZE)
-        yield bytes(2 * tarfile.BLOCKSIZE)
-    finally:
-        _close(results)
+    """Yield the tar's bytes.
+
+    Raises:
+        OSError: a file is no longer the one that was checked; the tar is left without its end.
+    """
+    for result in results:
+        yield _header(f"{prefix}/{result.path.name}", result.size, result.modified)
+        yield from _content(result)
+        yield bytes(-result.size % tarfile.BLOCKSIZE)
+    yield _header(f"{prefix}/{SUMS}", len(sums), time.time()) + sums + bytes(-len(sums) % tarfile.BLOCKSIZE)
+    yield bytes(2 * tarfile.BLOCKSIZE)
 
 
-def _open_result(directory: Path, line: str) -> Result:
+def _content(result: Result) -> Iterator[bytes]:
+    digest, left = hashlib.sha256(), result.size
+    with _open_regular(result.path) as file:
+        while left and (data := file.read(min(CHUNK, left))):
+            left -= len(data)
+            digest.update(data)
+            yield data
+    if left or digest.hexdigest() != result.sum:
+        raise OSError(f"{result.path.name} changed while it was sent")
+
+
+def _check_result(directory: Path, line: str) -> Result:
     match = _LINE.fullmatch(line)
     if match is None:
         raise ValueError(f"{SUMS} has a line that is not a sum and a name")
-    file = _open_regular(directory / match[2])
-    try:
-        _check_sum(file, *match.groups())
+    expected, name = match.groups()
+    with _open_regular(directory / name) as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != expected:
+            raise ValueError(f"{name} has another sum")
         status = os.fstat(file.fileno())
-    except (OSError, ValueError):
-        file.close()
-        raise
-    return Result(match[2], status.st_size, status.st_mtime, file)
-
-
-def _check_sum(file: BufferedReader, expected: str, name: str) -> None:
-    if hashlib.file_digest(file, "sha256").hexdigest() != expected:
-        raise ValueError(f"{name} has another sum")
-    file.seek(0)
+    return Result(directory / name, expected, status.st_size, status.st_mtime)
 
 
 def _open_regular(path: Path) -> BufferedReader:
@@ -203,11 +200,6 @@ def _header(name: str, size: int, modified: float) -> bytes:
     info = tarfile.TarInfo(name)
     info.size, info.mtime, info.mode = size, int(modified), 0o644
     return info.tobuf(tarfile.PAX_FORMAT)
-
-
-def _close(results: list[Result]) -> None:
-    for result in results:
-        result.file.close()
 
 
 def _digest(token: str) -> bytes:

@@ -18,7 +18,7 @@ from fastapi import FastAPI, HTTPException
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowerbed_superlink.artifacts import MAX_LINKS, Links, ResultsProvider, open_results, router, tar_stream
+from flowerbed_superlink.artifacts import MAX_LINKS, Links, ResultsProvider, check_results, router, tar_stream
 
 URL = "https://superlink.flowerbed.test:8443"
 
@@ -147,19 +147,40 @@ def test_damaged_results_are_not_served(provider: ResultsProvider, tmp_path: Pat
         sums.write_text("nonsense\n")
     response = _pull(provider, provider.get_url(7))
     assert response.status_code == 500
-    assert "do not match their checksums" in response.json()["detail"]
+    assert "The results of run 7 cannot be sent: " in response.json()["detail"]
 
 
-def test_what_was_checked_is_what_is_sent(tmp_path: Path) -> None:
-    _write(tmp_path / "7", {"a": b"checked"})
-    results, sums = open_results(tmp_path / "7")
-    (tmp_path / "7" / "a").rename(tmp_path / "old")
-    (tmp_path / "7" / "a").write_bytes(b"swapped")
-    with tarfile.open(fileobj=io.BytesIO(b"".join(tar_stream("7", results, sums)))) as tar:
-        member = tar.extractfile("7/a")
-        assert member is not None
-        assert member.read() == b"checked"
-    assert all(result.file.closed for result in results)
+@pytest.mark.parametrize("swapped", [b"swapped", b"short", b"longer than it was"])
+def test_what_was_checked_is_what_is_sent(tmp_path: Path, swapped: bytes) -> None:
+    _write(tmp_path / "7", {"a": b"checked", "b": b"b"})
+    results, sums = check_results(tmp_path / "7")
+    assert b"checked" in b"".join(tar_stream("7", results, sums))
+    (tmp_path / "7" / "a").write_bytes(swapped)
+    sent = tar_stream("7", results, sums)
+    with pytest.raises(OSError, match="a changed while it was sent"):
+        b"".join(sent)
+
+
+def _open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_a_download_holds_one_file_open_however_many_there_are(tmp_path: Path) -> None:
+    _write(tmp_path / "7", {f"f{n}": b"x" * 1000 for n in range(200)})
+    before = _open_files()
+    results, sums = check_results(tmp_path / "7")
+    assert _open_files() == before
+    for _ in tar_stream("7", results, sums):
+        assert _open_files() <= before + 1
+
+
+def test_more_files_than_a_run_may_leave_are_refused(provider: ResultsProvider, tmp_path: Path) -> None:
+    _write(tmp_path / "7", {f"f{n}": b"" for n in range(1000)})
+    assert _pull(provider, provider.get_url(7)).status_code == 200
+    _write(tmp_path / "8", {f"f{n}": b"" for n in range(1001)})
+    response = _pull(provider, provider.get_url(8))
+    assert response.status_code == 500
+    assert "SHA256SUMS lists more than 1000 files" in response.json()["detail"]
 
 
 @given(st.binary(max_size=200))
@@ -167,4 +188,4 @@ def test_no_sums_file_raises_anything_else(content: bytes) -> None:
     with tempfile.TemporaryDirectory() as name:
         (Path(name) / "SHA256SUMS").write_bytes(content)
         with suppress(OSError, ValueError):
-            assert open_results(Path(name))[0] == []
+            assert check_results(Path(name))[0] == []
