@@ -11,6 +11,8 @@ from typing import Any
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from .bodies import BoundedBodies
+
 ALLOWED = frozenset(
     {("GET", "/health"), ("HEAD", "/health")}
     | {
@@ -56,6 +58,8 @@ def install() -> None:
     @wraps(create_app)
     def create_allowed_app(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - Flower's own signature
         app = create_app(*args, **kwargs)
+        # The last one added is the first to see a request.
+        app.add_middleware(BoundedBodies)
         app.add_middleware(AllowedRoutes)
         return app
 

@@ -396,6 +396,8 @@ def test_the_runtime_api_serves_its_routes_on_its_address_only(link: SuperLink, 
         assert http.post("/v1/runtime/create-task").status_code == 404
         assert http.post("/v1/responses").status_code == 404
         assert http.post("/v1/runtime/acquire-task").status_code in (400, 401, 415)
+        for route in ("acquire-task", "push-object"):
+            assert http.post(f"/v1/runtime/{route}", content=iter([b"x"])).status_code == 411
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.2", supernode.port), timeout=5)
     stranger = supernode.client("no token")
