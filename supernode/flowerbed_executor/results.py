@@ -80,8 +80,11 @@ class ResultsWriter:
             raise RefusedError(f"{name[:120]!r} is no name for a result: use [a-z0-9][a-z0-9._-]{{0,99}}.")
         if size > self._limits.result_bytes:
             raise RefusedError(f"{name} has {size} bytes; one result may have {self._limits.result_bytes}.")
-        if name in committed(self._directory):
+        kept = committed(self._directory)
+        if name in kept:
             raise RefusedError(f"{name} exists already; results are written once.")
+        if 0 < self._limits.results <= len(kept):
+            raise RefusedError(f"{name} is one too many: a run may have {self._limits.results} results.")
         if self._used() + size > self._limits.results_bytes:
             raise RefusedError(
                 f"{name} does not fit: all results of a run may have {self._limits.results_bytes} bytes."

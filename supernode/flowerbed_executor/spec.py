@@ -41,6 +41,8 @@ class Limits:
     """One result file."""
     results_bytes: int = 2048 * MIB
     """All results of one run."""
+    results: int = 1000
+    """How many results one run may have; 0 means no limit, as everywhere."""
 
 
 @dataclass(frozen=True)

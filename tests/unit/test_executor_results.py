@@ -74,6 +74,20 @@ def test_limits_are_refused_and_the_connection_goes_on(store: Store) -> None:
     assert sorted(committed(store.directory)) == ["a", "b", "d"]
 
 
+def test_results_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Limits().results == 1000
+    store = Store(tmp_path / "42", Limits(results=2))
+    monkeypatch.setenv("FLOWERBED_RESULTS_FD", str(store.theirs.fileno()))
+    try:
+        Results().save("a", b"")
+        Results().save("b", b"")
+        with pytest.raises(ResultRefusedError, match="may have 2 results"):
+            Results().save("c", b"")
+    finally:
+        store.close()
+    assert sorted(path.name for path in (tmp_path / "42").iterdir()) == [SUMS, "a", "b"]
+
+
 @given(name=st.text(max_size=120))
 def test_only_plain_names_reach_the_disk(tmp_path_factory: pytest.TempPathFactory, name: str) -> None:
     root = tmp_path_factory.mktemp("results")
