@@ -59,13 +59,8 @@ def wipe(tasks: Path, uid: int) -> bool:
     """End every process of ``uid`` and remove all that it left; True if nothing is left. Re-runnable."""
     ended = end_processes(uid)
     home = tasks / str(uid)
-    acting_as(uid, lambda: _remove_files_of(uid, home))
-    if home.is_dir():
-        try:
-            home.rmdir()
-        except OSError:
-            return False
-    return ended
+    removed = acting_as(uid, lambda: _remove_files_of(uid, home))
+    return (not home.is_dir() or _rmdir(home)) and removed and ended
 
 
 def sweep(tasks: Path) -> list[int]:
@@ -111,35 +106,81 @@ def _reap() -> None:
 
 
 def _remove_files_of(uid: int, home: Path) -> None:
-    if home.is_dir():
-        for entry in home.iterdir():
-            _remove(entry)
-    for shared in SHARED:
-        _remove_owned(uid, Path(shared))
+    """Remove what the user has left, going on after each failure.
+
+    Raises:
+        OSError: if something is left in the home or at the top of a shared directory.
+    """
+    whole = [_remove(entry) for entry in _entries(home)]
+    whole += [_remove_owned(uid, Path(shared)) for shared in SHARED]
     _remove_ipc(uid)
+    if not all(whole):
+        raise OSError(f"something of user {uid} is left")
 
 
-def _remove(path: Path) -> None:
-    """Remove a file or a tree, whatever modes its directories were given."""
-    if path.is_symlink() or not path.is_dir():
-        path.unlink(missing_ok=True)
-        return
-    path.chmod(0o700)
-    for entry in path.iterdir():
-        _remove(entry)
-    path.rmdir()
+def _remove(path: Path) -> bool:
+    """Remove a file or a tree, whatever its depth and the modes of its directories; True if nothing is left.
+
+    Directories are first moved up into the outermost one, so neither paths nor calls grow with the tree's depth.
+    """
+    try:
+        if path.is_symlink() or not path.is_dir():
+            path.unlink(missing_ok=True)
+            return True
+        path.chmod(0o700)
+    except OSError:
+        return False
+    # A name that the task cannot have used.
+    prefix, number, waiting, whole = f".{os.urandom(8).hex()}-", 0, [path], True
+    while waiting:
+        directory = waiting.pop()
+        for entry in _entries(directory):
+            try:
+                if entry.is_symlink() or not entry.is_dir():
+                    entry.unlink()
+                    continue
+                entry.chmod(0o700)
+                if directory != path:
+                    number += 1
+                    entry = entry.rename(path / f"{prefix}{number}")
+                waiting.append(entry)
+            except OSError:
+                whole = False
+        if directory != path:
+            whole = _rmdir(directory) and whole
+    return _rmdir(path) and whole
 
 
-def _remove_owned(uid: int, directory: Path) -> None:
-    """Remove what ``uid`` owns in a directory that others use too, however deep, and go on where that is refused."""
+def _entries(directory: Path) -> list[Path]:
     with suppress(OSError):
-        for entry in directory.iterdir():
+        return list(directory.iterdir())
+    return []
+
+
+def _rmdir(directory: Path) -> bool:
+    try:
+        directory.rmdir()
+    except OSError:
+        return False
+    return True
+
+
+def _remove_owned(uid: int, shared: Path) -> bool:
+    """Remove what ``uid`` owns in a directory that others use too; True if nothing of it is left at its top.
+
+    What lies in another user's directory goes with that at the latest.
+    """
+    whole, waiting = True, [shared]
+    while waiting:
+        directory = waiting.pop()
+        for entry in _entries(directory):
             with suppress(OSError):
                 found = entry.lstat()
                 if found.st_uid == uid:
-                    _remove(entry)
+                    whole = (_remove(entry) or directory != shared) and whole
                 elif stat.S_ISDIR(found.st_mode):
-                    _remove_owned(uid, entry)
+                    waiting.append(entry)
+    return whole
 
 
 def _remove_ipc(uid: int) -> None:

@@ -65,7 +65,7 @@ class SupervisedExecutor:
         self._root_certificates = settings.ca.read_text()
         self._running: dict[int, _Running] = {}
         self._lock = threading.Lock()
-        self._stopping = False
+        self._stopping = self._unclean = False
 
     def get_eligible_capacity(
         self,
@@ -77,7 +77,7 @@ class SupervisedExecutor:
         """Offer every type while there is room: what may not run here is acquired too, to fail with a reason."""
         del insecure, root_certificates_path
         with self._lock:
-            full = self._stopping or (0 < self._settings.tasks_at_once <= len(self._running))
+            full = self._stopping or self._unclean or (0 < self._settings.tasks_at_once <= len(self._running))
         return (set() if full else supported_task_types), set()
 
     def wait_for_capacity(
@@ -111,6 +111,12 @@ class SupervisedExecutor:
             self._settings.alive.touch()
         while self._reap_orphan():
             pass
+        with self._lock:
+            over = self._unclean and not self._running
+        if over:
+            log.error("The executor ends, to be started again with empty directories.")
+            sys.stderr.flush()
+            os._exit(1)
 
     def close(self) -> None:
         """Nothing: `drain` runs first."""
@@ -187,12 +193,19 @@ class SupervisedExecutor:
                     self._reporter.heartbeat(spec.token)
 
     def _ended(self, process: subprocess.Popen[bytes], output: bytes) -> str:
+        uid = str(FIRST_UID + process.pid)
         try:
-            return str(json.loads(output)["sentence"])
+            report = json.loads(output)
+            sentence, left = str(report["sentence"]), bool(report["left"])
         except (ValueError, KeyError):
-            uid = str(FIRST_UID + process.pid)
-            subprocess.run(supervisor_command("sweep", self._settings.directories.tasks, uid), check=False)
-            return f"The task's supervisor ended with status {process.returncode}."
+            sweep = supervisor_command("sweep", self._settings.directories.tasks, uid)
+            left = subprocess.run(sweep, check=False).returncode != 0
+            sentence = f"The task's supervisor ended with status {process.returncode}."
+        if left:
+            # Another task must not find it, and the next start has a new tmpfs: no more tasks until then.
+            log.error("Something of task user %s could not be ended or removed; no more tasks are taken.", uid)
+            self._unclean = True
+        return sentence
 
     def _reap_orphan(self) -> bool:
         """Reap one zombie that is no supervisor, True if there was one: process 1 inherits what lost its parent."""

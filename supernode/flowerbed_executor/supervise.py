@@ -40,6 +40,8 @@ class Supervisor:
         self._late = False
         self._passed: dict[str, int] = {}
         self._signals: list[int] = []
+        self.left = False
+        """Whether something of the task could not be ended or removed."""
 
     def run(self) -> tuple[int, str]:
         """Return the task's exit status, shell style, and a sentence about its end."""
@@ -50,13 +52,11 @@ class Supervisor:
             home = cleanup.ensure_home(self._tasks, self._uid)
             self._start(home)
         except (OSError, ValueError) as error:
-            self._finish()
+            self.left = not self._finish()
             return EX_CANNOT_START, f"The task could not be started: {error}."
         status = self._wait()
-        left = not self._finish()
-        return (status if status >= 0 else 128 - status), self._describe(status) + (
-            " Something of it could not be removed." if left else ""
-        )
+        self.left = not self._finish()
+        return (status if status >= 0 else 128 - status), self._describe(status)
 
     def _start(self, home: Path) -> None:
         """Fork and exec the task. The token crosses a pipe; only stdio and the named descriptors are inherited."""
@@ -217,6 +217,7 @@ def main(arguments: list[str]) -> int:
             sys.stderr.write(f"Removed what task user {uid} had left.\n")
         return 0
     spec = TaskSpec.from_json(sys.stdin.buffer.read())
-    status, sentence = Supervisor(spec).run()
-    sys.stdout.write(json.dumps({"status": status, "sentence": sentence}) + "\n")
+    supervisor = Supervisor(spec)
+    status, sentence = supervisor.run()
+    sys.stdout.write(json.dumps({"status": status, "sentence": sentence, "left": supervisor.left}) + "\n")
     return status

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.executor_support import SECRET, Bench, is_root
+from tests.executor_support import SECRET, Bench, docker, is_root
 
 pytestmark = pytest.mark.docker
 
@@ -229,6 +229,41 @@ def test_what_a_task_leaves_behind_is_gone_before_it_counts_as_ended(bench: Benc
     assert uid not in bench.inside("cat /proc/[0-9]*/status 2>/dev/null | grep ^Uid:; cat /proc/sysvipc/shm")
     assert "left" not in bench.inside("ls /tmp /dev/shm")
     assert bench.inside("ls /tasks").strip() == ""
+
+
+def test_a_directory_too_deep_for_any_path_is_removed_too(bench: Bench) -> None:
+    run = bench.submit(
+        """
+        for place in (os.environ["HOME"], "/tmp", "/dev/shm"):
+            os.chdir(place)
+            for _ in range(2000):
+                os.mkdir("deepdeep")
+                os.chdir("deepdeep")
+            open("file", "w").write("LEFT")
+        os.chdir("/")
+        tell(uid=os.getuid())
+        """
+    )
+    assert bench.finished(run) == COMPLETED
+    bench.settled()
+    assert "deep" not in bench.inside("ls /tmp /dev/shm")
+    assert bench.finished(bench.submit("tell(ran=True)")) == COMPLETED
+    assert "could not be ended or removed" not in bench.logs()
+
+
+def test_an_executor_that_cannot_clean_up_ends_to_get_empty_directories(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    bench = Bench(tmp_path_factory.mktemp("executor") / "left", "clientapp", FLWR_SUPEREXEC_TASK_POLL_INTERVAL="0.1")
+    try:
+        run = bench.submit("tell(uid=os.getuid()); time.sleep(5)")
+        # Root's own, so no task user may remove it.
+        bench.inside(f"mkdir -m 700 /tasks/{bench.told(run, 'uid')}/left")
+        assert bench.finished(run) == COMPLETED
+        assert docker("wait", bench.name).strip() == "1"
+        assert "no more tasks are taken" in bench.logs()
+    finally:
+        bench.close()
 
 
 def test_killing_the_supervisor_ends_the_task_and_the_run(bench: Bench) -> None:
