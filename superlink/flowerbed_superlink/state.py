@@ -17,8 +17,11 @@ from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.object_store.object_store import ObjectStore
 from flwr.supercore.object_store.sql_object_store import SqlObjectStore
 from flwr.supercore.sql_mixin import SqlMixin
+from flwr.supercore.state.schema.objectstore_models import RunObject
+from flwr.supercore.utils import uint64_to_int64
 from psycopg.abc import Buffer
 from psycopg.types.string import StrBinaryDumper, StrDumper, StrDumperUnknown
+from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import Insert, insert
 
 from flowerbed_superlink.database import connect_arguments
@@ -99,6 +102,19 @@ class PostgresLinkState(PostgresMixin, SqlLinkState):
         if series is not None:
             raise ValueError("a run cannot join another run's series")
         return super().create_run(*args, **kwargs)
+
+    def has_object(self, run_id: int, object_id: str) -> bool:
+        """Return whether one of this run's messages holds the object."""
+        query = select(RunObject.run_id).where(
+            RunObject.run_id == uint64_to_int64(run_id), RunObject.object_id == object_id
+        )
+        with self.session() as session:
+            return session.scalar(query) is not None
+
+    def get_object(self, run_id: int, object_id: str) -> bytes | None:
+        """Return an object's content, empty until it has arrived; None for one that is not this run's."""
+        with self.session():
+            return super().get_object(run_id, object_id) if self.has_object(run_id, object_id) else None
 
 
 class PostgresObjectStoreFactory(ObjectStoreFactory):

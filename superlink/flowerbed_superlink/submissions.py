@@ -1,6 +1,7 @@
 """What Flower's handlers would accept and we do not, checked after authentication and parsing; not who may call.
 
-Also two answers that Flower has no hook for: an unfinished run's results, and 503 while the database is away.
+Also what Flower has no hook for: an unfinished run's results, messages confirmed by another run than theirs, and 503 while
+the database is away.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ from fastapi import HTTPException, Request, Response
 from flwr.common.constant import SUPERLINK_NODE_ID, Status
 from flwr.proto.control_pb2 import PullArtifactsRequest, PullArtifactsResponse, StartRunRequest
 from flwr.proto.fleet_pb2 import PushMessagesRequest
+from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ConfirmMessageReceivedResponse
+from flwr.supercore.constant import TASK_TOKEN_HEADER
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware.base import RequestResponseEndpoint
 
 from flowerbed_superlink.log import event
+from flowerbed_superlink.routes import RUNTIME
 
 COMPONENTS = frozenset({"serverapp", "clientapp"})
 # Flower reads a bundle's pyproject.toml whole: bounded here, so that a small bundle cannot unpack to gigabytes.
@@ -65,6 +69,10 @@ async def check_submission(request: Request, call_next: RequestResponseEndpoint)
         if isinstance(message, PushMessagesRequest):
             _check_push(message)
         if isinstance(message, PullArtifactsRequest) and await run_in_threadpool(_pull_unfinished, request, message):
+            return Response()
+        if isinstance(message, ConfirmMessageReceivedRequest) and not await run_in_threadpool(_owns, request, message):
+            event("confirmation-ignored", run_id=message.run_id, object=message.message_object_id)
+            request.state.protobuf_response = ConfirmMessageReceivedResponse()  # as for an object that is gone already
             return Response()
         return await call_next(request)
     except _DATABASE_AWAY as error:
@@ -185,3 +193,14 @@ def _pull_unfinished(request: Request, message: PullArtifactsRequest) -> bool:
         return False
     request.state.protobuf_response = PullArtifactsResponse(url=provider.get_url(message.run_id))
     return True
+
+
+def _owns(request: Request, message: ConfirmMessageReceivedRequest) -> bool:
+    """Return whether the object is of the caller's run; Flower would delete any object that somebody confirms."""
+    state, run_id = request.app.state.linkstate_factory.state(), message.run_id
+    if request.scope["path"].startswith(RUNTIME):
+        task = state.get_task_by_token(request.headers.get(TASK_TOKEN_HEADER, ""))
+        if task is None:
+            return True  # not authenticated, which Flower says itself
+        run_id = task.run_id
+    return bool(state.has_object(run_id, message.message_object_id))

@@ -5,12 +5,14 @@ Upstream's own state tests are not in the wheel; these are the ones that our ove
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from threading import Barrier
+from types import SimpleNamespace
 from typing import TypeVar
 
 import pytest
@@ -18,14 +20,23 @@ from flwr.app import RecordDict
 from flwr.app.message import Message, make_message
 from flwr.app.metadata import Metadata
 from flwr.common.constant import SUPERLINK_NODE_ID, SubStatus
+from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest
+from flwr.proto.task_pb2 import Task
 from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
 from flwr.supercore.date import now
 from flwr.supercore.fab import Fab
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
+from flwr.supercore.sql_mixin import SqlMixin
+from flwr.superlink.servicer.fleet import fleet_handlers
+from flwr.superlink.servicer.runtime import runtime_handlers
 from sqlalchemy.exc import OperationalError
+from starlette.requests import Request
+from starlette.responses import Response
 
 from flowerbed_superlink.hooks import get_ee_federation_manager, get_ee_linkstate_factory, get_ee_objectstore_factory
 from flowerbed_superlink.settings import settings
 from flowerbed_superlink.state import PostgresLinkState, PostgresObjectStore
+from flowerbed_superlink.submissions import check_submission
 from superlink_postgres import Postgres
 from superlink_support import Authority, new_key, new_site, public_pem, write_material
 
@@ -33,6 +44,7 @@ from superlink_support import Authority, new_key, new_site, public_pem, write_ma
 pytestmark = pytest.mark.filterwarnings("ignore:No path_separator:DeprecationWarning")
 
 T = TypeVar("T")
+OPENED: list[PostgresLinkState] = []
 NUL = "before\x00after"
 
 
@@ -47,8 +59,18 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
         _point_settings_at(server, secrets)
         yield server
     finally:
+        while OPENED:
+            _close(OPENED.pop())
         server.remove()
         settings.cache_clear()
+
+
+def _close(state: PostgresLinkState) -> None:
+    """Close a LinkState's connections, which Flower leaves to the end of the process."""
+    for one in (state, state.object_store):
+        assert isinstance(one, SqlMixin)
+        assert one._engine is not None
+        one._engine.dispose()
 
 
 def _point_settings_at(server: Postgres, secrets: Path) -> None:
@@ -67,6 +89,7 @@ def _new_state() -> PostgresLinkState:
     manager.linkstate = state
     assert isinstance(state, PostgresLinkState)
     assert isinstance(state.object_store, PostgresObjectStore)
+    OPENED.append(state)
     return state
 
 
@@ -222,6 +245,70 @@ def test_every_run_has_a_series_of_its_own(state: PostgresLinkState) -> None:
         state.create_run(*values, first.series_id)
     with pytest.raises(ValueError, match="cannot join another run's series"):
         state.create_run(*values, series_id=first.series_id)
+
+
+def _stored(state: PostgresLinkState, run_id: int, message: Message) -> str:
+    """Send a message as a ServerApp does, with its objects; return its id."""
+    session = state.start_session(run_id)
+    stored, missing = state.store_message_and_object_tree(message, get_object_tree(message), session)
+    assert stored
+    objects = get_all_nested_objects(message)
+    assert all(state.store_object(run_id, session, each, objects[each].deflate()) for each in missing)
+    return message.metadata.message_id
+
+
+def _identified(message: Message) -> Message:
+    message.metadata.__dict__["_message_id"] = message.object_id
+    return message
+
+
+def test_an_object_is_its_own_runs_only(state: PostgresLinkState) -> None:
+    node_id = _node(state)
+    (first, _), (second, _) = _running(state), _running(state)
+    messages = [_identified(_message(run_id, node_id)) for run_id in (first, second)]
+    mine, others = (_stored(state, run, each) for run, each in zip((first, second), messages, strict=True))
+    assert state.get_object(first, mine)
+    assert state.get_object(first, others) is None
+    assert state.get_object(second, mine) is None
+    assert state.get_object(first, "0" * 64) is None
+    shared = [each for each in get_all_nested_objects(messages[0]) if each in get_all_nested_objects(messages[1])]
+    assert shared
+    assert all(state.get_object(run, each) for run in (first, second) for each in shared)
+
+
+def _confirm(state: PostgresLinkState, path: str, run_id: int, object_id: str, token: str = "") -> None:
+    """Send a confirmation through the check of submissions to Flower's handler."""
+    message = ConfirmMessageReceivedRequest(run_id=run_id, message_object_id=object_id)
+    factory = SimpleNamespace(linkstate_factory=SimpleNamespace(state=lambda: state))
+    scope = {"type": "http", "path": path, "headers": [(b"flwr-task-token", token.encode())]}
+    scope |= {"state": {"protobuf_request": message}, "app": SimpleNamespace(state=factory)}
+
+    async def handle(_: Request) -> Response:
+        if "/fleet/" in path:
+            fleet_handlers.confirm_message_received(message, state, state.object_store)
+        else:
+            runtime_handlers.confirm_message_received(message, state, Task())
+        return Response()
+
+    assert asyncio.run(check_submission(Request(scope), handle)).status_code == 200
+
+
+def test_a_message_is_confirmed_by_its_own_run_only(state: PostgresLinkState) -> None:
+    node_id = _node(state)
+    (mine, _), (others, _) = _running(state), _running(state)
+    third, task_id = _run(state)
+    token = state.claim_task(task_id)
+    assert token
+    assert state.activate_task(task_id)
+    message_id = _stored(state, mine, _identified(_message(mine, node_id)))
+    _confirm(state, "/v1/fleet/confirm-message-received", others, message_id)
+    _confirm(state, "/v1/runtime/confirm-message-received", mine, message_id, token)
+    assert state.get_object(mine, message_id)
+    _confirm(state, "/v1/fleet/confirm-message-received", mine, message_id)
+    assert state.get_object(mine, message_id) is None
+    own = _stored(state, third, _identified(_message(third, node_id)))
+    _confirm(state, "/v1/runtime/confirm-message-received", 0, own, token)
+    assert state.get_object(third, own) is None
 
 
 def test_the_session_is_utc_encrypted_and_shared(state: PostgresLinkState) -> None:
