@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from e2e.federation import KIT, STACK, Federation, docker
+from e2e.federation import KIT, STACK, VERSION, Federation, docker
 
 BENCH = KIT / "tests" / "bench"
 BIN = KIT / ".venv" / "bin"
@@ -86,7 +86,7 @@ def secured_exchanges(federation: Federation) -> list[float]:
         docker(
             "run", "-d", "--name", name, "--user", "9704:9704", "--network", site.network_name,
             "--read-only", "--cap-drop", "ALL", "-v", f"{federation.root / 'secrets' / f'supernode-{site.name}'}:/secrets:ro",
-            "-v", f"{BENCH}:/bench:ro", f"flowerbed/flower:{version()}",
+            "-v", f"{BENCH}:/bench:ro", f"flowerbed/flower:{VERSION}",
             "python", "/bench/echo_node.py", "gateway:9443", "/secrets/ca.crt", "/secrets/supernode.key",
         )  # fmt: skip
         # The nodes that were stopped leave when their heartbeats end; the app waits for one node and takes the first.
@@ -95,12 +95,6 @@ def secured_exchanges(federation: Federation) -> list[float]:
     finally:
         docker("rm", "-f", name, check=False)
         docker("start", *map(federation.container, services))
-
-
-def version() -> str:
-    """Return the images' tag."""
-    lines = (KIT / "versions.env").read_text().splitlines()
-    return next(line.split("=", 1)[1] for line in lines if line.startswith("FLOWERBED_VERSION="))
 
 
 ENVIRONMENT = os.environ | {

@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Callable
 
-from e2e.federation import STACK, Federation, docker
+from e2e.federation import STACK, VERSION, Federation, docker
 
 STARTS, AGAIN = 3, 5
 REST_S = 20
@@ -46,7 +46,7 @@ def seconds(work: Callable[[], object]) -> float:
 
 def image_rows() -> list[Row]:
     """Return the sizes of the images in MB (10^6 bytes), layers shared between them counted in each."""
-    names = ["debian:trixie-slim"] + [f"flowerbed/{name}:0.1.0" for name in ("nginx", "flower", "postgres", "app")]
+    names = ["debian:trixie-slim"] + [f"flowerbed/{name}:{VERSION}" for name in ("nginx", "flower", "postgres", "app")]
     found = {name: json.loads(docker("image", "inspect", name))[0]["Size"] / 1e6 for name in names}
     return [row(f"image {name}", "MB", [size]) for name, size in found.items()]
 

@@ -19,6 +19,7 @@ from flowerbed_cli.project import Project
 from flowerbed_topology import Topology, load
 
 KIT = Path(__file__).resolve().parents[2]
+VERSION = Project(KIT).versions["FLOWERBED_VERSION"]
 # FLOWERBED_E2E_INDEX (0 to 9) keeps the stacks of two checkouts, or of two test runs, out of each other's way.
 INDEX = int(os.environ.get("FLOWERBED_E2E_INDEX", "0"))
 STACK = f"fbtest{INDEX}"
@@ -126,8 +127,7 @@ class Federation:
 
     def flwr(self, script: str, *options: str, check: bool = True, timeout: float = 600) -> str:
         """Run a shell script beside the `flwr` CLI, in a researcher's place."""
-        env = [part for name in ("versions.env",) for part in ("--env-file", str(KIT / name))]
-        env += ["--env-file", str(self.root / "build" / "core.env")]
+        env = ["--env-file", str(KIT / "versions.env"), "--env-file", str(self.root / "build" / "core.env")]
         prepare = "mkdir -p $FLWR_HOME && cp /config/config.toml $FLWR_HOME/\n"
         return docker(
             "compose", *env, "-f", str(KIT / "compose" / "core.yaml"), "run", "--rm", "-T", *options,

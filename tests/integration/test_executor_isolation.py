@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.executor_support import SECRET, Bench, docker, is_root
+
+from executor_support import SECRET, Bench, docker, is_root
 
 pytestmark = pytest.mark.docker
 

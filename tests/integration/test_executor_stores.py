@@ -8,7 +8,8 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from tests.executor_support import Bench, docker, is_root
+
+from executor_support import Bench, docker, is_root
 
 pytestmark = pytest.mark.docker
 
@@ -90,6 +91,31 @@ def test_a_stop_ends_a_serverapp_at_once_and_says_so(tmp_path_factory: pytest.Te
         assert docker("inspect", "-f", "{{.State.ExitCode}}", bench.name).strip() == "0"
     finally:
         bench.close()
+
+
+def test_a_task_that_outlives_its_run_is_ended(centre: Bench) -> None:
+    run = centre.submit(
+        """
+        import signal
+        from flwr.proto.runtime_pb2 import PushTaskOutputRequest
+        from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor, RuntimeVersionHttpInterceptor
+        from flwr.supercore.runtime import RuntimeHttpClient
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_IGN)
+        client = RuntimeHttpClient.from_server_address(
+            sys.argv[2], insecure=False, root_certificates=open(sys.argv[6], "rb").read(),
+            interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr-serverapp"),
+                          RuntimeTokenHttpInterceptor(sys.argv[4])])
+        client.PushTaskOutput(PushTaskOutputRequest(sub_status="completed"))
+        tell(reported=True)
+        while True:
+            time.sleep(600)
+        """
+    )
+    assert centre.finished(run)["sub_status"] in ("completed", "failed")
+    centre.settled(60)
+    assert f"run {run} task" in centre.logs()
+    assert "has outlived its run or its report" in centre.logs()
 
 
 def test_a_stop_lets_a_clientapp_finish_and_a_late_one_is_ended(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -36,7 +36,8 @@ from flwr.supercore.run import Run
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message
-from tests.executor_support import SECRET, bundle, certificates, write_secret
+
+from executor_support import SECRET, bundle, certificates, write_secret
 
 ROOT = Path(__file__).resolve().parents[2]
 NODE, RUN = 7, 42
