@@ -26,7 +26,7 @@ from flwr.supercore.superexec.plugin import AutoExecPlugin
 
 from .report import Reporter
 from .settings import Settings
-from .spec import FIRST_UID, TaskSpec
+from .spec import END_TASK, FIRST_UID, TaskSpec
 
 log = logging.getLogger("flowerbed.executor")
 
@@ -36,8 +36,8 @@ _PROGRAM = (
     "from flowerbed_executor import supervise; sys.exit(supervise.main(sys.argv[1:]))"
 )
 
-_HEARTBEAT_SECONDS, _START_SECONDS = 10.0, 180.0
-"""How often, and for how long, a heartbeat is sent for a task that may still be importing its packages."""
+_HEARTBEAT_SECONDS, _REFUSALS = 10.0, 2
+"""How often a heartbeat is sent for a task, and after how many refusals in a row the task is ended."""
 
 _STOP_SECONDS, _REPORT_SECONDS = 6.0, 1.0
 """How long tasks may take to end after SIGTERM (Flower allows a task 5 s), and what is waited for their report."""
@@ -168,7 +168,7 @@ class SupervisedExecutor:
         """Follow one supervisor to its end; a task that did not report its end itself is failed with the reason."""
         started = time.monotonic()
         try:
-            output = self._follow(process, spec, started)
+            output = self._follow(process, spec)
             sentence = self._ended(process, output)
             took, status = time.monotonic() - started, process.returncode
             log.info("run %d task %d ended with status %d after %.1f s", spec.run_id, spec.task_id, status, took)
@@ -178,19 +178,23 @@ class SupervisedExecutor:
             with self._lock:
                 del self._running[process.pid]
 
-    def _follow(self, process: subprocess.Popen[bytes], spec: TaskSpec, started: float) -> bytes:
-        """Hand over the description, keep the token alive until the task can do so, return the supervisor's report.
+    def _follow(self, process: subprocess.Popen[bytes], spec: TaskSpec) -> bytes:
+        """Hand over the description, keep the token alive, return the supervisor's report.
 
-        Flower takes a task back 30 s after it was acquired, to give it out again; on a busy host imports take longer.
+        Flower takes a task back 30 s after it was acquired, to give it out again; on a busy host imports take longer. And
+        Flower asks a task to stop by refusing its heartbeats, which a task may ignore: then it is ended from here.
         """
         description: bytes | None = spec.to_json()
+        refusals = 0
         while True:
             try:
                 return process.communicate(description, timeout=_HEARTBEAT_SECONDS)[0]
             except subprocess.TimeoutExpired:
                 description = None
-                if time.monotonic() - started < _START_SECONDS:
-                    self._reporter.heartbeat(spec.token)
+            refusals = 0 if self._reporter.heartbeat(spec.token) else refusals + 1
+            if refusals == _REFUSALS:
+                log.warning("run %d task %d has outlived its run or its report; it is ended", spec.run_id, spec.task_id)
+                process.send_signal(END_TASK)
 
     def _ended(self, process: subprocess.Popen[bytes], output: bytes) -> str:
         uid = str(FIRST_UID + process.pid)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import closing, suppress
+from contextlib import closing
 
 import httpx
 from flwr.common.constant import SubStatus
@@ -18,6 +18,7 @@ _PATIENCE = 90.0
 """Seconds of trying: by then the token has expired and Flower has failed the task itself (2 x 30 s heartbeats)."""
 _PAUSE = 2.0
 _PASSING = frozenset({502, 503, 504})
+_REFUSED = frozenset({401, 403})
 
 
 class Reporter:
@@ -47,10 +48,18 @@ class Reporter:
                 return False
             time.sleep(_PAUSE)
 
-    def heartbeat(self, token: str) -> None:
-        """Keep the token alive once; a failure is left to the next one."""
-        with suppress(httpx.HTTPError), closing(self._client(token)) as client:
-            client.SendTaskHeartbeat(SendTaskHeartbeatRequest())
+    def heartbeat(self, token: str) -> bool:
+        """Keep the token alive once; False only if it is refused, because its task has ended or its run was stopped.
+
+        Anything else that goes wrong says nothing about the task and is left to the next heartbeat.
+        """
+        try:
+            with closing(self._client(token)) as client:
+                return bool(client.SendTaskHeartbeat(SendTaskHeartbeatRequest()).success)
+        except httpx.HTTPStatusError as error:
+            return error.response.status_code not in _REFUSED
+        except httpx.HTTPError:
+            return True
 
     def _push(self, token: str, reason: str) -> None:
         with closing(self._client(token)) as client:

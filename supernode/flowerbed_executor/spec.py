@@ -7,6 +7,7 @@ variable ever holds a token. Standard library only: it is imported in the superv
 from __future__ import annotations
 
 import json
+import signal
 from dataclasses import asdict, dataclass
 
 SERVER_APP = "flwr-serverapp"
@@ -17,6 +18,9 @@ FIRST_UID = 100_000
 
 RESULTS_GROUP = 9703
 """Group of the SuperLink, which serves results (docs/contracts.md)."""
+
+END_TASK = signal.SIGUSR1
+"""What tells a supervisor to end its task, whatever the task wants."""
 
 MIB = 1024 * 1024
 

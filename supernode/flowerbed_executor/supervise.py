@@ -18,10 +18,14 @@ from pathlib import Path
 from . import cleanup, privileges
 from .pump import LogPump
 from .results import ResultsWriter
-from .spec import CLIENT_APP, FIRST_UID, RESULTS_GROUP, SERVER_APP, TaskSpec
+from .spec import CLIENT_APP, END_TASK, FIRST_UID, RESULTS_GROUP, SERVER_APP, TaskSpec
 
 EX_CANNOT_START = 70
 """Exit status when the task was never started."""
+
+_FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+_GRACE = 5.0
+"""Seconds that a task has after END_TASK."""
 
 _PASSED_ON = ("PATH", "TZ", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
 """What a task keeps of the container's environment."""
@@ -37,7 +41,8 @@ class Supervisor:
         self._task = 0
         self._pump = LogPump(f"[{spec.program} run {spec.run_id} task {spec.task_id}] ".encode())
         self._deadline = time.monotonic() + spec.limits.seconds if spec.limits.seconds else float("inf")
-        self._late = False
+        self._too_late = f"The task was ended after {spec.limits.seconds:.0f} seconds, the limit here."
+        self._ending = ""
         self._passed: dict[str, int] = {}
         self._signals: list[int] = []
         self.left = False
@@ -64,7 +69,7 @@ class Supervisor:
         passed.update(self._descriptors())
         passed["FLOWERBED_SPEC_FD"], spec_write = os.pipe()
         environment.update({name: str(descriptor) for name, descriptor in passed.items()})
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        for number in (*_FORWARDED, END_TASK):
             # Passed on by the loop: whoever signals a task must not be interrupted at that (see `signal_as`).
             signal.signal(number, lambda number, _frame: self._signals.append(number))
         parent = os.getpid()
@@ -84,7 +89,7 @@ class Supervisor:
             self._pump.attach()
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             _keep_only({0, 1, 2, *passed})
-            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGPIPE):
+            for number in (*_FORWARDED, END_TASK, signal.SIGPIPE):
                 signal.signal(number, signal.SIG_DFL)
             os.umask(0o077)
             privileges.become(self._uid)
@@ -138,7 +143,7 @@ class Supervisor:
             try:
                 theirs.close()
                 # It ends with its connection, after the task: a stop must not cut a result short.
-                for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+                for number in (*_FORWARDED, END_TASK):
                     signal.signal(number, signal.SIG_IGN)
                 self._pump.close()
                 directory = Path(self._spec.directories.results) / str(self._spec.run_id)
@@ -158,14 +163,24 @@ class Supervisor:
             if pid:
                 return os.waitstatus_to_exitcode(status)
             while self._signals:
-                privileges.signal_as(self._uid, self._task, self._signals.pop(0))
-            self._watch_clock()
+                self._pass_on(self._signals.pop(0))
+            if not self._ending and time.monotonic() > self._deadline:
+                self._end(self._too_late)
 
-    def _watch_clock(self) -> None:
-        if not self._late and time.monotonic() > self._deadline:
-            # Not asked to end: it would report a failure without a reason, and only we know the reason.
-            self._late = True
-            privileges.signal_as(self._uid, self._task, signal.SIGKILL)
+    def _pass_on(self, number: int) -> None:
+        if number == END_TASK:
+            self._limit_to(_GRACE, "The task was ended: its run, or its own report, had ended before.")
+            number = signal.SIGTERM
+        privileges.signal_as(self._uid, self._task, number)
+
+    def _limit_to(self, seconds: float, sentence: str) -> None:
+        self._deadline = min(self._deadline, time.monotonic() + seconds)
+        self._too_late = sentence
+
+    def _end(self, sentence: str) -> None:
+        """Not asked to end: it would report a failure without a reason, and only we know the reason."""
+        self._ending = sentence
+        privileges.signal_as(self._uid, self._task, signal.SIGKILL)
 
     def _let_go(self) -> None:
         while self._passed:
@@ -182,8 +197,8 @@ class Supervisor:
         return cleanup.wipe(self._tasks, self._uid) and ended
 
     def _describe(self, status: int) -> str:
-        if self._late:
-            return f"The task was ended after {self._spec.limits.seconds:.0f} seconds, the limit here."
+        if self._ending:
+            return self._ending
         if status < 0:
             name = signal.Signals(-status).name
             hint = " (out of memory, or killed)" if name == "SIGKILL" else ""
