@@ -94,6 +94,8 @@ def load(role_name: str, environment: Mapping[str, str]) -> Settings:
             seconds=_number(environment, "FLOWERBED_TASK_SECONDS", role.task_seconds),
             result_bytes=_mib(environment, "FLOWERBED_RESULT_MIB", defaults.result_bytes),
             results_bytes=_mib(environment, "FLOWERBED_RESULTS_MIB", defaults.results_bytes),
+            all_results_bytes=_mib(environment, "FLOWERBED_ALL_RESULTS_MIB", defaults.all_results_bytes),
+            state_bytes=_mib(environment, "FLOWERBED_STATE_MIB", defaults.state_bytes),
         ),
         directories=Directories(
             tasks=environment.get("FLOWERBED_TASKS", places.tasks),

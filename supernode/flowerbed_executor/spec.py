@@ -47,6 +47,10 @@ class Limits:
     """All results of one run."""
     results: int = 1000
     """How many results one run may have; 0 means no limit, as everywhere."""
+    all_results_bytes: int = 20480 * MIB
+    """All results of all runs; more, and no ServerApp starts."""
+    state_bytes: int = 1024 * MIB
+    """All runs' records at a site; more, and no ClientApp starts."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from . import cleanup, privileges
 from .pump import LogPump
+from .record import LARGEST, Record, used_bytes
 from .results import ResultsWriter
 from .spec import CLIENT_APP, END_TASK, FIRST_UID, RESULTS_GROUP, SERVER_APP, TaskSpec
 
@@ -43,6 +44,7 @@ class Supervisor:
         self._deadline = time.monotonic() + spec.limits.seconds if spec.limits.seconds else float("inf")
         self._too_late = f"The task was ended after {spec.limits.seconds:.0f} seconds, the limit here."
         self._ending = ""
+        self._record: Record | None = None
         self._passed: dict[str, int] = {}
         self._signals: list[int] = []
         self.left = False
@@ -127,9 +129,8 @@ class Supervisor:
     def _descriptors(self) -> dict[str, int]:
         """Open what this kind of task may have, by the run that SuperExec acquired."""
         if self._spec.program == CLIENT_APP:
-            path = Path(self._spec.directories.state) / f"{self._spec.run_id}.jsonl"
-            flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
-            return {"FLOWERBED_STATE_FD": os.open(path, flags, 0o600)}
+            self._record = Record(Path(self._spec.directories.state), self._spec.run_id, self._spec.limits)
+            return {"FLOWERBED_STATE_FD": self._record.descriptor()}
         if self._spec.program == SERVER_APP:
             return {"FLOWERBED_RESULTS_FD": self._start_writer()}
         raise ValueError(f"{self._spec.program} is not run here")
@@ -138,6 +139,9 @@ class Supervisor:
         """Start the writer in a process of its own, because it reads what the task sends; return the task's end."""
         import socket
 
+        used, limit = used_bytes(Path(self._spec.directories.results)), self._spec.limits.all_results_bytes
+        if limit and used > limit:
+            raise ValueError(f"the results of all runs have {used} bytes, more than the limit of {limit}")
         ours, theirs = socket.socketpair()
         if os.fork() == 0:
             try:
@@ -166,6 +170,8 @@ class Supervisor:
                 self._pass_on(self._signals.pop(0))
             if not self._ending and time.monotonic() > self._deadline:
                 self._end(self._too_late)
+            if self._record and not self._ending and self._record.size() > LARGEST:
+                self._end(f"The task was ended: its run's record at this site may have {LARGEST} bytes.")
 
     def _pass_on(self, number: int) -> None:
         if number == END_TASK:
@@ -194,6 +200,10 @@ class Supervisor:
         with suppress(ChildProcessError):
             while True:
                 os.wait()
+        if self._record:
+            # Nobody holds its descriptor any more.
+            self._ending = self._record.settle() or self._ending
+            self._record = None
         return cleanup.wipe(self._tasks, self._uid) and ended
 
     def _describe(self, status: int) -> str:

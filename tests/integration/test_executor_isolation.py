@@ -368,6 +368,31 @@ def test_the_sites_state_is_durable_and_each_runs_own(bench: Bench) -> None:
     assert bench.facts(other)["read"] == []
 
 
+def test_a_task_cannot_take_its_runs_record_back(bench: Bench) -> None:
+    bench._runs += 1
+    kept = bench.root / "state" / f"{bench._runs + 1}.jsonl"
+    kept.write_text('{"epsilon":0.5}\n')
+    run = bench.submit("os.ftruncate(int(os.environ['FLOWERBED_STATE_FD']), 0); tell(cut=True)")
+    bench.finished(run)
+    bench.settled()
+    assert bench.facts(run) == {"cut": True}
+    assert kept.read_text() == '{"epsilon":0.5}\n'
+    assert f"{kept.name}: The task changed its run's record" in bench.logs()
+
+
+def test_a_record_cannot_fill_the_disk(bench: Bench) -> None:
+    run = bench.submit(
+        """
+        while True:
+            os.write(int(os.environ["FLOWERBED_STATE_FD"]), bytes(1 << 20))
+            time.sleep(0.1)
+        """
+    )
+    assert "record at this site" in bench.finished(run)["reply"]["error"]
+    bench.settled()
+    assert (bench.root / "state" / f"{run}.jsonl").stat().st_size == (1 << 20) + 1
+
+
 def test_output_is_marked_and_cannot_pass_for_another_tasks(bench: Bench) -> None:
     run = bench.submit(
         r"""

@@ -77,6 +77,19 @@ def test_a_result_is_kept_whole_or_not_at_all_when_its_task_dies(centre: Bench) 
     assert sorted(path.name for path in (centre.root / "results" / str(run)).iterdir()) == ["SHA256SUMS", "whole"]
 
 
+def test_no_serverapp_starts_when_results_are_more_than_allowed(tmp_path_factory: pytest.TempPathFactory) -> None:
+    root = tmp_path_factory.mktemp("executor") / "full"
+    bench = Bench(root, "serverapp", FLOWERBED_ALL_RESULTS_MIB="1", **FAST)
+    try:
+        run = bench.submit("from flowerbed_app import Results; Results().save('a', bytes(2 << 20)); tell(ran=True)")
+        assert bench.finished(run)["sub_status"] == "completed"
+        refused = bench.submit("tell(ran=True)")
+        assert "the results of all runs have" in bench.finished(refused)["details"]
+        assert bench.facts(refused) == {}
+    finally:
+        bench.close()
+
+
 def test_a_stop_ends_a_serverapp_at_once_and_says_so(tmp_path_factory: pytest.TempPathFactory) -> None:
     bench = Bench(tmp_path_factory.mktemp("executor") / "stop", "serverapp", **FAST)
     try:
