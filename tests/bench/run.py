@@ -40,7 +40,11 @@ def main() -> None:
         rows += on_a_federation(wanted)
     results = KIT / "build" / "bench" / "results.json"
     results.parent.mkdir(parents=True, exist_ok=True)
-    results.write_text(json.dumps(rows, indent=2) + "\n")
+    # What was not asked for this time keeps its figures.
+    measured = {row["name"] for row in rows}
+    before: list[Row] = json.loads(results.read_text()) if results.is_file() else []
+    kept = [row for row in before if row["name"] not in measured]
+    results.write_text(json.dumps(kept + rows, indent=2) + "\n")
     Console(width=120).print(table(rows))
 
 
