@@ -25,7 +25,7 @@ from e2e.federation import KIT, STACK, VERSION, Federation, docker
 BENCH = KIT / "tests" / "bench"
 BIN = KIT / ".venv" / "bin"
 SITES = 3
-ROUNDS, EXCHANGES = 8, 200
+ROUNDS, EXCHANGES = 4, 60
 PORT = 28431
 Row = dict[str, object]
 
@@ -82,6 +82,7 @@ def secured_exchanges(federation: Federation) -> list[float]:
     services = [f"{one.name}-supernode" for one in federation.topology.sites]
     docker("stop", *map(federation.container, services))
     name = f"{STACK}-bench-echo"
+    docker("rm", "-f", name, check=False)  # of a run that was interrupted
     try:
         docker(
             "run", "-d", "--name", name, "--user", "9704:9704", "--network", site.network_name,

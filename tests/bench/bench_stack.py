@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from e2e.federation import STACK, VERSION, Federation, docker
 
-STARTS, AGAIN = 3, 5
+STARTS, AGAIN = 2, 4
 REST_S = 20
 UNITS = {"B": 1e-6, "KiB": 1.024e-3, "MiB": 1.048576, "GiB": 1073.741824}
 Row = dict[str, object]
