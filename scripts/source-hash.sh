@@ -4,7 +4,6 @@
 #
 #   source-hash.sh IMAGE    postgres, nginx, tools, flower, app or samples: prints the sum
 #   source-hash.sh --env    prints FLOWERBED_SOURCE_<IMAGE>=<sum> for all, as compose/images.yaml wants them
-#   source-hash.sh --stale  prints the images of this version that are missing or older than the sources; exit 1 if any
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=versions.env
@@ -34,26 +33,8 @@ sum() {
     } | sha256sum | cut -d' ' -f1
 }
 
-built() {
-    docker image inspect --format '{{index .Config.Labels "flowerbed.source"}}' "flowerbed/$1:$FLOWERBED_VERSION$2" 2>/dev/null || true
-}
-
-stale() {
-    local image suffix found=0
-    for image in $images; do
-        suffix=""
-        [ "$image" != app ] || suffix=${FLOWERBED_APP_SUFFIX:-}
-        if [ "$(built "$image" "$suffix")" != "$(sum "$image")" ]; then
-            echo "$image"
-            found=1
-        fi
-    done
-    return "$found"
-}
-
 case ${1:-} in
     --env) for image in $images; do echo "FLOWERBED_SOURCE_$(tr '[:lower:]' '[:upper:]' <<<"$image")=$(sum "$image")"; done ;;
-    --stale) stale ;;
-    "" | -*) sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+    "" | -*) sed -n '2,6s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
     *) sum "$1" ;;
 esac
