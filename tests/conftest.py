@@ -1,6 +1,21 @@
 """What all tests share: no deadline for single hypothesis examples, because a busy host is not a bug."""
 
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
 from hypothesis import settings
 
 settings.register_profile("kit", deadline=None)
 settings.load_profile("kit")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_variable_left_behind() -> Iterator[None]:
+    """A variable that one module leaves behind changes what later ones start, such as a whole federation."""
+    before = dict(os.environ)
+    yield
+    left = {name for name in os.environ.keys() | before.keys() if os.environ.get(name) != before.get(name)}
+    assert left <= {"PYTEST_CURRENT_TEST"}, f"environment variables changed: {sorted(left)}"

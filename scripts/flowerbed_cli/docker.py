@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
@@ -13,6 +14,19 @@ from .errors import DockerError
 from .project import KIT, Project
 
 TIMEOUT_S = 600
+# What the docker command may learn from whoever calls. Compose prefers a caller's variables to those of its env files, so one
+# that happens to be called FLOWERBED_SECRETS or SITE must not reach it.
+PASSED = {"HOME", "LANG", "LOGNAME", "PATH", "SSH_AUTH_SOCK", "TERM", "TMPDIR", "TZ", "USER"}
+PASSED_PREFIXES = ("BUILDKIT_", "BUILDX_", "DOCKER_", "LC_", "XDG_")
+
+
+def environment() -> dict[str, str]:
+    """Return the caller's environment, less what is not named above and what sets no proxy."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name in PASSED or name.startswith(PASSED_PREFIXES) or name.lower().endswith("_proxy")
+    }
 
 
 def call(
@@ -26,7 +40,9 @@ def call(
     fed = stdin.encode() if isinstance(stdin, str) else stdin or b""
     errors = subprocess.STDOUT if merged else subprocess.PIPE
     try:
-        done = subprocess.run(command, input=fed, stdout=subprocess.PIPE, stderr=errors, timeout=timeout, check=False)
+        done = subprocess.run(
+            command, input=fed, stdout=subprocess.PIPE, stderr=errors, timeout=timeout, check=False, env=environment()
+        )
     except subprocess.TimeoutExpired as error:
         raise DockerError(f"{' '.join(command[:5])} took longer than {timeout:.0f} s.") from error
     # What a container prints is anybody's bytes.
@@ -110,7 +126,12 @@ def stream(arguments: Sequence[str]) -> Iterator[str]:
     """
     command = ["docker", *arguments]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", errors="replace"
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+        env=environment(),
     ) as process:
         assert process.stdout is not None  # noqa: S101  (PIPE was asked for)
         yield from process.stdout

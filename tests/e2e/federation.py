@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from flowerbed_cli import docker as kit_docker
 from flowerbed_cli import firewall
 from flowerbed_cli.project import Project
 from flowerbed_topology import Topology, load
@@ -64,6 +65,7 @@ def docker(*arguments: str, check: bool = True, stdin: str | None = None, timeou
         check=False,
         input=stdin,
         timeout=timeout,
+        env=kit_docker.environment(),
     )
     assert not check or done.returncode == 0, f"docker {' '.join(arguments)}: {done.stdout}"
     return done.stdout

@@ -56,8 +56,9 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
         server.start()
         server.create_database()
         secrets, _ = write_material(tmp_path_factory.mktemp("state"), authority, [new_site(authority, "a", "A")])
-        _point_settings_at(server, secrets)
-        yield server
+        with pytest.MonkeyPatch.context() as patch:
+            _point_settings_at(patch, server, secrets)
+            yield server
     finally:
         while OPENED:
             _close(OPENED.pop())
@@ -73,12 +74,12 @@ def _close(state: PostgresLinkState) -> None:
         one._engine.dispose()
 
 
-def _point_settings_at(server: Postgres, secrets: Path) -> None:
+def _point_settings_at(patch: pytest.MonkeyPatch, server: Postgres, secrets: Path) -> None:
     (secrets / "pgpass").write_text(f"localhost:*:*:superlink:{server.password}\n")
     (secrets / "pgpass").chmod(0o400)
-    os.environ["FLOWERBED_DATABASE"] = server.url
-    os.environ["FLOWERBED_PUBLIC_URL"] = "https://superlink.flowerbed.test"
-    os.environ["FLOWERBED_SECRETS"] = str(secrets)
+    patch.setenv("FLOWERBED_DATABASE", server.url)
+    patch.setenv("FLOWERBED_PUBLIC_URL", "https://superlink.flowerbed.test")
+    patch.setenv("FLOWERBED_SECRETS", str(secrets))
     settings.cache_clear()
 
 

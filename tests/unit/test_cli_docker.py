@@ -33,3 +33,13 @@ def test_every_container_of_the_tools_image_is_confined() -> None:
     text = " ".join(arguments)
     for option in ("--read-only", "--security-opt no-new-privileges:true", "--cap-drop ALL", "--network none"):
         assert option in text
+
+
+def test_a_callers_variables_change_nothing_that_compose_fills_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("FLOWERBED_SECRETS", "SITE", "COMPOSE_PROJECT_NAME", "POSTGRES_DATA"):
+        monkeypatch.setenv(name, "/elsewhere")
+    monkeypatch.setenv("DOCKER_HOST", "unix:///there")
+    monkeypatch.setenv("https_proxy", "http://proxy")
+    names = {line.partition("=")[0] for line in docker.call(["env"]).stdout.splitlines()}
+    assert {"PATH", "DOCKER_HOST", "https_proxy"} <= names
+    assert not names & {"FLOWERBED_SECRETS", "SITE", "COMPOSE_PROJECT_NAME", "POSTGRES_DATA"}
