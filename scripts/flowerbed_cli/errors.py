@@ -3,6 +3,7 @@
 FlowerbedError
 ├── PreflightError   something on the host stands in the way; nothing was started
 ├── DockerError      a docker command failed
+├── AccountError     an account is unknown, or could not log in
 └── RunError         a run was not accepted, or did not finish
 """
 
@@ -21,6 +22,10 @@ class PreflightError(FlowerbedError):
 
 class DockerError(FlowerbedError):
     """A docker command failed; the message holds what it printed last."""
+
+
+class AccountError(FlowerbedError):
+    """A person, pipeline or client is not known, is refused, or cannot be asked for a token now."""
 
 
 class RunError(FlowerbedError):
