@@ -2,13 +2,13 @@
 # What each image is made of: one list of inputs per image, and the SHA-256 over their paths, modes and contents. An image carries
 # that sum as label flowerbed.source, so that `make up` can tell images that are older than the sources.
 #
-#   source-hash.sh IMAGE    postgres, nginx, tools, flower, app or samples: prints the sum
+#   source-hash.sh IMAGE    postgres, nginx, tools, flower, app, samples or keycloak: prints the sum
 #   source-hash.sh --env    prints FLOWERBED_SOURCE_<IMAGE>=<sum> for all, as compose/images.yaml wants them
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=versions.env
 . ./versions.env
-images="postgres nginx tools flower app samples"
+images="postgres nginx tools flower app samples keycloak"
 
 inputs() {
     case $1 in
@@ -16,6 +16,7 @@ inputs() {
         nginx | tools) echo nginx/Dockerfile ;;
         flower) echo superlink/{Dockerfile,requirements.lock,flowerbed_superlink} supernode/flowerbed_supernode ;;
         app) echo apps/{Dockerfile,requirements-"${FLOWERBED_TORCH:-cpu}".lock,flowerbed_app} supernode/flowerbed_executor ;;
+        keycloak) echo keycloak/{Dockerfile,fetch.sh,healthy.sh} ;;
         samples) echo apps/{Dockerfile,requirements-cpu.lock,samples.py,seed} ;;
         *) echo "source-hash: no image $1 (known: $images)" >&2; exit 2 ;;
     esac
@@ -28,6 +29,7 @@ sum() {
     # shellcheck disable=SC2086  # a list of paths without blanks
     {
         echo "$DEBIAN_SUITE $POSTGRES_MAJOR"
+        [ "$1" != keycloak ] || echo "$KEYCLOAK_VERSION $KEYCLOAK_SHA256"
         find $paths -type f ! -name '*.pyc' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum
         find $paths -type f -perm -u+x ! -name '*.pyc' | LC_ALL=C sort
     } | sha256sum | cut -d' ' -f1

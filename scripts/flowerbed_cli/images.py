@@ -17,7 +17,7 @@ from . import docker
 from .errors import DockerError
 from .project import KIT, Project
 
-NAMES = ("postgres", "nginx", "tools", "flower", "app", "samples")
+NAMES = ("postgres", "nginx", "tools", "flower", "app", "samples", "keycloak")
 LOG = "images.log"
 
 
