@@ -3,6 +3,7 @@
 Not for effects: it imports no component, opens no socket, reads no environment. `policy` says who may talk to whom.
 """
 
+from .accounts import ROLES, Identity, Person, Pipeline, Role
 from .errors import Problem, TopologyError
 from .loading import load, parse
 from .organisations import Budget, Data, Federation, Organisation, Resources, SiteSettings, SuperLinkResources
@@ -10,15 +11,20 @@ from .topology import Authority, Edge, Site, Topology
 from .zones import Networks, Zone
 
 __all__ = [
+    "ROLES",
     "Authority",
     "Budget",
     "Data",
     "Edge",
     "Federation",
+    "Identity",
     "Networks",
     "Organisation",
+    "Person",
+    "Pipeline",
     "Problem",
     "Resources",
+    "Role",
     "Site",
     "SiteSettings",
     "SuperLinkResources",

@@ -17,6 +17,7 @@ from .zones import MEMBERS, Zone
 
 POSTGRES_PORT = 5432
 SUPERLINK_PORT = 8000
+KEYCLOAK_PORT = 8443
 GATEWAY_PORT = 9443
 SUPERNODE_PORT = 9094
 
@@ -31,6 +32,13 @@ _ALLOWED = {
     ("serverapp", "superlink"): "The ServerApp executor uses the Runtime API.",
     ("postgres", "superlink"): _NEIGHBOURS
     + "nothing needs this, and without secret or token the SuperLink answers /health only.",
+    ("edge", "keycloak"): "The edge forwards logins, and the operator's administration.",
+    ("keycloak", "postgres"): "Keycloak keeps the realm in PostgreSQL.",
+    ("superlink", "edge"): "The SuperLink asks the issuer by its public name; only auth. answers here.",
+    ("superlink", "keycloak"): _NEIGHBOURS + "the SuperLink needs the issuer through the edge only.",
+    ("keycloak", "superlink"): _NEIGHBOURS
+    + "nothing needs this, and without secret or token the SuperLink answers /health only.",
+    ("keycloak", "edge"): _NEIGHBOURS + "nothing needs this, and only auth. answers here.",
     ("gateway", "edge"): "The gateway forwards the Fleet API; only fleet. answers here.",
     ("cli", "edge"): "The CLI uses the Control API; only superlink. answers here.",
     ("supernode", "gateway"): "The SuperNode reaches the Fleet API through its own gateway.",
@@ -98,9 +106,10 @@ def _central(topology: Topology) -> Iterator[Endpoint]:
     yield at("postgres", Zone.DATA, POSTGRES_PORT, True)
     for zone in MEMBERS["superlink"]:
         yield at("superlink", zone, SUPERLINK_PORT, True)
+    yield at("keycloak", Zone.SERVICES, KEYCLOAK_PORT, True)
+    yield at("keycloak", Zone.DATA, KEYCLOAK_PORT, False, "Keycloak listens on the services network only.")
     for zone in MEMBERS["edge"]:
-        listens = zone is not Zone.SERVICES
-        yield at("edge", zone, topology.edge.https_port, listens, "The edge does not listen on the services network.")
+        yield at("edge", zone, topology.edge.https_port, True)
         plain = "The edge answers plain HTTP on its own network only, where nobody else is."
         yield at("edge", zone, topology.edge.http_port, zone is Zone.EDGE, plain)
     yield at("serverapp", Zone.SERVERAPP, None, False, "The executor opens no port.")

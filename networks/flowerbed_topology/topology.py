@@ -12,7 +12,8 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from . import zones
+from . import accounts, zones
+from .accounts import Identity, Person, Pipeline
 from .errors import Finding, refuse
 from .names import Domain, Filled, Integer, Label, StackName, Text, Title
 from .organisations import Budget, Data, Federation, Organisation, Resources, SiteSettings, SuperLinkResources
@@ -29,7 +30,7 @@ class Edge(BaseModel):
 
     bind: Annotated[IPv4Address, Text] = Field(
         default=IPv4Address("127.0.0.1"),
-        description="Host address of the published ports; loopback only until people log in.",
+        description="Host address of the published ports; 127.0.0.1 keeps them to this host.",
     )
     https_port: Integer = Field(default=443, ge=1, le=65535, description="Port of every URL, inside Docker too.")
     http_port: Integer = Field(default=80, ge=1, le=65535, description="Redirects to HTTPS.")
@@ -37,13 +38,18 @@ class Edge(BaseModel):
     @model_validator(mode="after")
     def _rules(self) -> Self:
         found = []
-        if not self.bind.is_loopback:
-            remedy = "use 127.0.0.1: people do not log in yet, so whoever reaches the edge could start runs"
+        if self.bind.is_multicast or self.bind.is_reserved:
+            remedy = "give an address of this host, such as 127.0.0.1, or 0.0.0.0 for all of them"
             found.append(Finding(("bind",), self.bind, remedy))
         if self.http_port == self.https_port:
             found.append(Finding(("http_port",), self.http_port, "https_port has that port already, so choose another"))
         refuse(found)
         return self
+
+    @property
+    def local(self) -> IPv4Address:
+        """Where this host reaches the edge."""
+        return IPv4Address("127.0.0.1") if self.bind.is_unspecified else self.bind
 
 
 class Authority(BaseModel):
@@ -152,13 +158,20 @@ class Topology(BaseModel):
     federations: Annotated[tuple[Federation, ...], Filled] = Field(
         description="Who trains with whom.", json_schema_extra={"minItems": 1}
     )
+    identity: Identity = Field(default=Identity(), description="How people log in, and for how long.")
+    pipelines: tuple[Pipeline, ...] = Field(default=(), description="Machines with credentials of their own.")
     superlink: SuperLinkResources = Field(default=SuperLinkResources(), description="Limits of the SuperLink.")
     serverapp: Resources = Field(default=Resources(), description="Limits of the ServerApp executor.")
     ca: Authority = Field(default=Authority(), description="Lifetimes of certificates.")
 
     @model_validator(mode="after")
     def _rules(self) -> Self:
-        refuse(across(self.organisations, self.federations, self.networks, self.title))
+        refuse(
+            [
+                *across(self.organisations, self.federations, self.networks, self.title),
+                *accounts.findings(self.pipelines, self.organisations, self.federations),
+            ]
+        )
         return self
 
     @cached_property
@@ -194,7 +207,7 @@ class Topology(BaseModel):
         return zones.ip_range(self.subnet(zone))
 
     def address(self, role: str, zone: Zone | str) -> IPv4Address:
-        """The fixed address of edge, superlink, postgres or serverapp on a network.
+        """The fixed address of edge, superlink, keycloak, postgres or serverapp on a network.
 
         Raises KeyError for a role without fixed addresses, ValueError where the role is not on that network.
         """
@@ -220,6 +233,24 @@ class Topology(BaseModel):
     def url(self, host: str) -> str:
         """`https://fleet.<domain>` for `fleet`, with the port unless it is 443. Raises ValueError if unknown."""
         return f"https://{self.authority(host)}"
+
+    @property
+    def issuer(self) -> str:
+        """The URL of the realm that issues everybody's tokens, the same inside and outside Docker (OpenID Connect)."""
+        return f"{self.url('auth')}/realms/flowerbed"
+
+    @property
+    def demo_people(self) -> tuple[Person, ...]:
+        """One person per organisation and role; none unless `identity.demo_people` says so."""
+        return tuple(accounts.demo_people(self.organisations, self.federations)) if self.identity.demo_people else ()
+
+    def federations_of(self, organisation: str) -> tuple[str, ...]:
+        """The names of the federations that an organisation is part of."""
+        return accounts.federations_of(organisation, self.federations)
+
+    def pipeline_federations(self, pipeline: Pipeline) -> tuple[str, ...]:
+        """The names of the federations in which a pipeline may act."""
+        return pipeline.federations or self.federations_of(pipeline.organisation)
 
     @property
     def all_subnets(self) -> tuple[IPv4Network, ...]:

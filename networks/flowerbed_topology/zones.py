@@ -20,7 +20,7 @@ SMALLEST = 26
 SMALLEST_SITES = 23
 SITE_PREFIX = 24
 # Docker gives the first address to the bridge, so fixed ones start at the second.
-_OFFSETS = {"edge": 2, "superlink": 3, "postgres": 4, "serverapp": 5}
+_OFFSETS = {"edge": 2, "superlink": 3, "postgres": 4, "serverapp": 5, "keycloak": 6}
 _FIRST_GATEWAY = 15
 _PRIVATE = tuple(map(IPv4Network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10")))
 
@@ -42,6 +42,7 @@ MEMBERS: dict[str, tuple[Zone, ...]] = {
     "edge": (Zone.EDGE, Zone.SERVICES, Zone.CLIENTS, Zone.NOTEBOOKS),
     "superlink": (Zone.SERVICES, Zone.DATA, Zone.SERVERAPP),
     "postgres": (Zone.DATA,),
+    "keycloak": (Zone.SERVICES, Zone.DATA),
     "serverapp": (Zone.SERVERAPP,),
 }
 
@@ -54,7 +55,7 @@ class Networks(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     services: Subnet = Field(
-        default=IPv4Network("172.20.0.0/16"), description="Edge, SuperLink and what joins them later."
+        default=IPv4Network("172.20.0.0/16"), description="Edge, SuperLink, Keycloak and what joins them later."
     )
     clients: Subnet = Field(default=IPv4Network("172.21.0.0/16"), description="Edge and the sites' gateways.")
     monitoring: Subnet = Field(

@@ -102,6 +102,15 @@ def with_site(**site: Any) -> dict[str, Any]:
     return document(organisations=[organisation("north", 1, **site), organisation("south", 2)])
 
 
+PIPELINE = {"name": "nightly", "organisation": "north"}
+
+
+def with_pipeline(**changes: Any) -> dict[str, Any]:
+    """One pipeline, and a federation that south is not part of."""
+    only = [{"name": "main", "organisations": ["north"]}]
+    return document(federations=only, pipelines=[{**PIPELINE, **changes}])
+
+
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
     (document(colour="red"), "colour", "take it out or correct it to one of name, title"),
     (document(name="Flower_Bed"), "name", "lower-case letters"),
@@ -113,7 +122,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     (document(title="two\nlines"), "title", "one line"),
     (document(title="Charite\u0301"), "title", "NFC"),
     (document(title="North Clinic"), "organisations[0].title", "the consortium has that title"),
-    (document(edge={"bind": "0.0.0.0"}), "edge.bind", "people do not log in yet"),
+    (document(edge={"bind": "224.0.0.1"}), "edge.bind", "an address of this host"),
     (document(edge={"bind": "::1"}), "edge.bind", "IPv4 address"),
     (document(edge={"https_port": 80}), "edge.http_port", "https_port has that port already"),
     (document(edge={"https_port": 70000}), "edge.https_port", "65535 or less"),
@@ -157,6 +166,22 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     (document(federations=[{"name": "m", "organisations": ["north"] * 2}]), "federations[0].organisations[1]", "twice"),
     (document(federations=[{"name": "m", "organisations": ["north"]}] * 2), "federations[1].name", "has it already"),
     (document(ca={"leaf_days": 398}), "ca.leaf_days", "397 or less"),
+    (document(identity={"demo_people": "yes"}), "identity.demo_people", "true or false"),
+    (document(identity={"access_token_minutes": 61}), "identity.access_token_minutes", "60 or less"),
+    (document(identity={"session_hours": 0}), "identity.session_hours", "1 or more"),
+    (document(identity={"password": "x"}), "identity.password", "one of demo_people, access_token_minutes"),
+    (with_pipeline(name="kit"), "pipelines[0].name", "the kit uses that name"),
+    (with_pipeline(name="researcher-north"), "pipelines[0].name", "those of demo people"),
+    (with_pipeline(name="Night Job"), "pipelines[0].name", "lower-case letters"),
+    (with_pipeline(organisation="nord"), "pipelines[0].organisation", "give one of north, south"),
+    (with_pipeline(organisation="south"), "pipelines[0].organisation", "part of no federation"),
+    (with_pipeline(roles=["boss"]), "pipelines[0].roles[0]", "'operator', 'custodian', 'researcher' or 'auditor'"),
+    (with_pipeline(roles=["auditor", "auditor"]), "pipelines[0].roles[1]", "twice"),
+    (with_pipeline(roles=[]), "pipelines[0].roles", "at least one"),
+    (with_pipeline(federations=["man"]), "pipelines[0].federations[0]", "give one of main"),
+    (with_pipeline(federations=["main", "main"]), "pipelines[0].federations[1]", "twice"),
+    (with_pipeline(federations=[]), "pipelines[0].federations", "at least one"),
+    (document(pipelines=[PIPELINE, PIPELINE]), "pipelines[1].name", "pipelines[0] has it already"),
 ]
 
 
@@ -215,7 +240,7 @@ def test_the_clients_network_limits_the_number_of_sites_too() -> None:
 
 
 def test_several_mistakes_come_at_once_with_their_lines() -> None:
-    text = "name: A\nedge:\n  bind: 0.0.0.0\n  http_port: 443\nfederations: []\n"
+    text = "name: A\nedge:\n  bind: 224.0.0.1\n  http_port: 443\nfederations: []\n"
     found = problems(text)
     assert [key for key, _ in found] == ["name", "edge.bind", "edge.http_port", "organisations", "federations"]
     assert [sentence.split(" ")[0] for _, sentence in found] == [
@@ -274,5 +299,41 @@ def test_every_key_is_described_in_the_schema_and_closed() -> None:
 
 
 def test_the_model_itself_refuses_without_the_loader() -> None:
-    with pytest.raises(ValueError, match="people do not log in yet"):
-        Topology.model_validate(document(edge={"bind": "0.0.0.0"}))
+    with pytest.raises(ValueError, match="an address of this host"):
+        Topology.model_validate(document(edge={"bind": "224.0.0.1"}))
+
+
+@pytest.mark.parametrize(("bind", "local"), [("127.0.0.2", "127.0.0.2"), ("0.0.0.0", "127.0.0.1"), ("10.1.1.1",) * 2])
+def test_the_edge_may_be_published_anywhere_and_is_reached_from_this_host(bind: str, local: str) -> None:
+    assert parse(yaml.safe_dump(document(edge={"bind": bind}))).edge.local == IPv4Address(local)
+
+
+def test_the_issuer_is_the_realm_at_auth() -> None:
+    topology = parse(yaml.safe_dump(document(edge={"https_port": 8443})))
+    assert topology.issuer == "https://auth.flowerbed.localhost:8443/realms/flowerbed"
+
+
+def test_demo_people_are_one_per_organisation_and_role_and_only_on_request() -> None:
+    given = document(federations=[{"name": "main", "organisations": ["north"]}])
+    assert parse(yaml.safe_dump(given)).demo_people == ()
+    people = parse(yaml.safe_dump({**given, "identity": {"demo_people": True}})).demo_people
+    assert [person.name for person in people] == [
+        f"{role}-{name}" for name in ("north", "south") for role in ("operator", "custodian", "researcher", "auditor")
+    ]
+    assert {person.federations for person in people if person.organisation == "north"} == {("main",)}
+    assert {person.federations for person in people if person.organisation == "south"} == {()}
+
+
+def test_a_pipeline_is_a_researcher_in_all_federations_of_its_organisation_unless_it_says_otherwise() -> None:
+    federations = [{"name": name, "organisations": ["north", "south"]} for name in ("main", "side")]
+    pipelines = [PIPELINE, {**PIPELINE, "name": "other", "roles": ["auditor"], "federations": ["side"]}]
+    topology = parse(yaml.safe_dump(document(federations=federations, pipelines=pipelines)))
+    found = [(one.roles, topology.pipeline_federations(one)) for one in topology.pipelines]
+    assert found == [(("researcher",), ("main", "side")), (("auditor",), ("side",))]
+
+
+def test_a_federation_that_the_pipelines_organisation_is_not_part_of_is_refused() -> None:
+    federations = [{"name": "main", "organisations": ["north"]}, {"name": "side", "organisations": ["south"]}]
+    found = problems(document(federations=federations, pipelines=[{**PIPELINE, "federations": ["side"]}]))
+    assert [key for key, _ in found] == ["pipelines[0].federations[0]"]
+    assert "north is not part of it, so give one of main" in found[0][1]

@@ -29,6 +29,12 @@ def test_exactly_the_connections_of_the_design_are_allowed(rules: tuple[Rule, ..
         ("postgres", "superlink", 8000),  # neighbours on the data network's bridge
         ("edge", "superlink", 8000),
         ("serverapp", "superlink", 8000),
+        ("edge", "keycloak", 8443),
+        ("keycloak", "postgres", 5432),
+        ("superlink", "edge", 443),  # the issuer, by its public name
+        ("superlink", "keycloak", 8443),  # neighbours on the services network's bridge
+        ("keycloak", "superlink", 8000),
+        ("keycloak", "edge", 443),
         ("cli", "edge", 443),
     }
     for site in SITES:
@@ -42,7 +48,7 @@ def test_exactly_the_connections_of_the_design_are_allowed(rules: tuple[Rule, ..
 
 def test_every_ordered_pair_is_in_the_table(topology: Topology, rules: tuple[Rule, ...]) -> None:
     everyone = set(containers(topology))
-    assert everyone == {"postgres", "superlink", "edge", "serverapp", "cli"} | {
+    assert everyone == {"postgres", "keycloak", "superlink", "edge", "serverapp", "cli"} | {
         f"{role}-{site}" for role in ("gateway", "supernode", "clientapp") for site in SITES
     }
     pairs = {(rule.source, rule.target) for rule in rules}

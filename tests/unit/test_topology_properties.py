@@ -11,7 +11,7 @@ import yaml
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from flowerbed_topology import Topology, TopologyError, Zone, parse
+from flowerbed_topology import ROLES, Topology, TopologyError, Zone, parse
 from flowerbed_topology.policy import endpoints
 
 NAMES = (
@@ -61,12 +61,20 @@ def documents(draw: st.DrawFn) -> dict[str, Any]:
         budget = {"epsilon": draw(st.floats(0, 100)), "delta": draw(st.floats(0, 0.5))}
         organisations.append({"name": name, "title": f"Clinic {name}", "site": site, "budget": budget})
     members = draw(st.lists(st.sampled_from(names), min_size=1, unique=True))
+    owners = draw(st.lists(st.sampled_from(members), max_size=3))
+    roles = st.lists(st.sampled_from(ROLES), min_size=1, unique=True)
+    pipelines = [
+        {"name": f"job{place}", "organisation": name, "roles": draw(roles), "federations": ["main"]}
+        for place, name in enumerate(owners)
+    ]
     ports = draw(st.lists(st.integers(1, 65535), min_size=2, max_size=2, unique=True))
     return {
         "edge": {"https_port": ports[0], "http_port": ports[1]},
         "networks": draw(subnets()),
         "organisations": organisations,
         "federations": [{"name": "main", "organisations": members}],
+        "identity": {"demo_people": draw(st.booleans()), "session_hours": draw(st.integers(1, 168))},
+        "pipelines": pipelines,
     }
 
 
@@ -175,6 +183,19 @@ def test_a_site_more_or_less_changes_no_other_site(document: dict[str, Any], pla
     leaving = before.sites[place % len(before.sites)].name
     document["organisations"] = [one for one in document["organisations"] if one["name"] != leaving]
     document["federations"][0]["organisations"] = [document["organisations"][0]["name"]]
+    document["pipelines"] = []
     after = read(document)
     assert after.sites == tuple(site for site in before.sites if site.name != leaving)
     assert all(after.subnet(zone) == before.subnet(zone) for zone in Zone)
+
+
+@given(documents())
+def test_every_account_has_a_name_of_its_own_and_an_organisation_of_the_file(document: dict[str, Any]) -> None:
+    topology = read(document)
+    names = [one.name for one in (*topology.demo_people, *topology.pipelines)]
+    assert len(names) == len(set(names))
+    assert {one.organisation for one in (*topology.demo_people, *topology.pipelines)} <= {
+        organisation.name for organisation in topology.organisations
+    }
+    for pipeline in topology.pipelines:
+        assert set(topology.pipeline_federations(pipeline)) <= set(topology.federations_of(pipeline.organisation))
