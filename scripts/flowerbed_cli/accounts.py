@@ -84,7 +84,7 @@ def edge(project: Project, topology: Topology, host: str) -> httpx.Client:
     # SSL_CERT_FILE and the like stay out of it: the file given is the one that is trusted.
     context = ssl.create_default_context(cafile=str(project.pki / "ca.crt"))
     return httpx.Client(
-        base_url=f"https://{topology.edge.bind}:{topology.edge.https_port}",
+        base_url=f"https://{topology.edge.local}:{topology.edge.https_port}",
         headers={"Host": topology.authority(host)},
         verify=context,
         trust_env=False,

@@ -52,6 +52,8 @@ FEDERATION: dict[str, Any] = {
         for number, name, title in SITES
     ],
     "federations": [{"name": "cancer", "organisations": ["north", "south", "west"]}],
+    "identity": {"demo_people": True},
+    "pipelines": [{"name": "demo", "organisation": "north", "roles": ["researcher"]}],
 }
 
 
