@@ -48,6 +48,19 @@ class Grant:
     seconds: float
 
 
+def pipeline(topology: Topology, name: str) -> str:
+    """Return the client of a pipeline of federation.yaml.
+
+    Raises:
+        AccountError: there is none of that name.
+    """
+    known = [item.name for item in topology.pipelines]
+    if name in known:
+        return f"pipeline-{name}"
+    there = f"there are: {', '.join(known)}" if known else "add one under pipelines, and run make up"
+    raise AccountError(f"There is no pipeline {name!r} in federation.yaml; {there}.")
+
+
 def token(project: Project, topology: Topology, client: str) -> str:
     """Return a new access token of `kit` or `pipeline-<name>`.
 

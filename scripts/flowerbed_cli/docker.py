@@ -113,13 +113,18 @@ def unpack(project: Project, target: Path, archive: bytes) -> None:
         raise DockerError(f"The secrets could not be laid out: {done.stderr.strip()}")
 
 
+def attached(arguments: Sequence[str], *, stdin: int) -> int:
+    """Run `docker ARGUMENTS` on this process's own output; return its exit code. `stdin` is a file descriptor."""
+    return subprocess.run(["docker", *arguments], stdin=stdin, check=False, env=environment()).returncode
+
+
 def capture(arguments: Sequence[str]) -> str:
     """Run `docker ARGUMENTS` and return what it printed on both streams, whatever its exit code."""
     return call(["docker", *arguments], timeout=60, merged=True).stdout
 
 
-def stream(arguments: Sequence[str]) -> Iterator[str]:
-    """Run `docker ARGUMENTS` and yield its lines, both streams, as they come.
+def stream(arguments: Sequence[str], *, stdin: int = subprocess.DEVNULL) -> Iterator[str]:
+    """Run `docker ARGUMENTS` and yield its lines, both streams, as they come; `stdin` is a file descriptor.
 
     Raises:
         DockerError: it ended with an exit code other than 0.
@@ -127,6 +132,7 @@ def stream(arguments: Sequence[str]) -> Iterator[str]:
     command = ["docker", *arguments]
     with subprocess.Popen(
         command,
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         encoding="utf-8",

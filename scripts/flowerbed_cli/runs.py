@@ -1,4 +1,4 @@
-"""Runs: submitting an app with the real `flwr` in a container, following it, learning how it ended.
+"""Runs: submitting an app with the real `flwr` in a container as a pipeline, following it, learning how it ended.
 
 What it says at its end is read and shown by `summary`.
 """
@@ -17,65 +17,81 @@ from rich.console import Console
 
 from flowerbed_topology import Topology
 
-from . import docker
+from . import accounts, docker
 from .errors import DockerError, RunError
 from .project import KIT, Project
 from .render import CONNECTION
 from .summary import Finished, finished
-from .up import FLWR_HOME, started
+from .up import started
 
 APP = KIT / "apps" / "breast-cancer"
+PIPELINE = "demo"
 RUN_ID = re.compile(r"FLOWERBED_RUN (\d+)")
 STATUS = re.compile(r"FLOWERBED_STATUS (.*)")
-# A SuperLink that is started again ends the stream of the log, not the run: then its end is awaited, and all is shown.
+# A SuperLink that is started again ends the stream of the log, not the run: then its end is awaited, and all is shown. Every
+# command reads the credentials anew, which are never older than half their life.
 SCRIPT = """
 flwr run /app {connection} --format json {config} > /tmp/run.json || {{ cat /tmp/run.json; exit 1; }}
 run=$(sed -n 's/.*"run-id": *"\\{{0,1\\}}\\([0-9]*\\).*/\\1/p' /tmp/run.json)
 echo "FLOWERBED_RUN $run"
 flwr log "$run" {connection} --stream || true
+tries=0
 ended() {{
-  flwr ls {connection} --run-id "$run" --format json > /tmp/ls.json && grep -q '"status": *"finished:' /tmp/ls.json
+  flwr ls {connection} --run-id "$run" --format json > /tmp/ls.json || {{ tries=$((tries + 1)); return 1; }}
+  tries=0
+  grep -q '"status": *"finished:' /tmp/ls.json
 }}
 if ! ended; then
-  tries=0
-  until ended || [ $tries -ge {tries} ]; do tries=$((tries + 1)); sleep 1; done
+  until ended || [ $tries -ge {tries} ]; do sleep 1; done
   flwr log "$run" {connection} --show || true
 fi
 echo "FLOWERBED_STATUS $(tr -d '\\n' < /tmp/ls.json)"
 """
-# A second and one call of the CLI each.
-TRIES = 600
+# How often in a row the SuperLink may give no answer; a second and one call of the CLI each.
+TRIES = 300
 
 
 def flwr(project: Project, script: str, *options: str) -> list[str]:
-    """Return the docker arguments that run a shell script beside the `flwr` CLI, connected to this federation."""
-    return docker.compose(
-        project, "core", "run", "--rm", "-T", *options, "--entrypoint", "sh", "cli", "-euc", FLWR_HOME + script
-    )
+    """Return the docker arguments that run a shell script beside the `flwr` CLI, connected to this federation.
+
+    Its standard input is `accounts.fed`.
+    """
+    login = accounts.LOGIN + script
+    return docker.compose(project, "core", "run", "--rm", "-T", *options, "--entrypoint", "sh", "cli", "-euc", login)
 
 
-def run(project: Project, topology: Topology, app: Path, config: Sequence[str], console: Console) -> Finished:
-    """Submit the app, show its log as it comes, and return what it said at its end.
+def run(
+    project: Project, topology: Topology, app: Path, config: Sequence[str], console: Console, pipeline: str = PIPELINE
+) -> Finished:
+    """Submit the app as a pipeline, show its log as it comes, and return what it said at its end.
 
     Raises:
+        AccountError: there is no such pipeline, or it cannot log in.
         RunError: the SuperLink does not run or refused the run, or it did not end as completed; the message holds
             Flower's reason.
     """
-    if f"{topology.name}-superlink" not in started(topology):
-        raise RunError(f"The federation {topology.name} is not running: run make up first.")
+    client = accounts.pipeline(topology, pipeline)
+    ensure_running(topology)
     if not (app / "pyproject.toml").is_file():
         raise RunError(f"{app} is no Flower app, since it has no pyproject.toml: give the folder of one.")
     options = "".join(f" --run-config {shlex.quote(item)}" for item in config)
     script = SCRIPT.format(connection=CONNECTION, config=options, tries=TRIES)
     lines: list[str] = []
     try:
-        for line in docker.stream(flwr(project, script, "-v", f"{app.resolve()}:/app:ro")):
-            lines.append(line.rstrip())
-            if not line.startswith("FLOWERBED_") and "FLOWERBED_SUMMARY" not in line:
-                console.print(line.rstrip(), markup=False, highlight=False, soft_wrap=True)
+        with accounts.fed(project, topology, client) as stdin:
+            for line in docker.stream(flwr(project, script, "-v", f"{app.resolve()}:/app:ro"), stdin=stdin):
+                lines.append(line.rstrip())
+                if not line.startswith("FLOWERBED_") and "FLOWERBED_SUMMARY" not in line:
+                    console.print(line.rstrip(), markup=False, highlight=False, soft_wrap=True)
     except DockerError as error:
         lines = lines or [str(error)]
     return conclude(lines)
+
+
+def ensure_running(topology: Topology) -> None:
+    """Raise RunError where the federation does not run."""
+    if f"{topology.name}-superlink" not in started(topology):
+        raise RunError(f"The federation {topology.name} is not running: run make up first.")
 
 
 def conclude(lines: Iterable[str]) -> Finished:
