@@ -30,8 +30,8 @@ def connect_arguments(secrets: Path) -> dict[str, Any]:
     }
 
 
-def connect(url: str, secrets: Path) -> psycopg.Connection[tuple[Any, ...]]:
-    """Open one connection to the URL of FLOWERBED_DATABASE.
+def connect(url: str, secrets: Path, **other: Any) -> psycopg.Connection[tuple[Any, ...]]:  # noqa: ANN401  libpq's
+    """Open one connection to a URL of the settings; `other` parameters of libpq prevail over ours.
 
     Raises:
         psycopg.Error: the server is away, not the one we know, or does not know us.
@@ -43,5 +43,5 @@ def connect(url: str, secrets: Path) -> psycopg.Connection[tuple[Any, ...]]:
         user=unquote(parts.username or ""),
         dbname=unquote(parts.path.strip("/")),
         autocommit=True,
-        **connect_arguments(secrets),
+        **(connect_arguments(secrets) | other),
     )

@@ -2,7 +2,8 @@
 
 FlowerbedError
 ├── StartupError          the SuperLink must not start; shown as one sentence, exit code 2
-└── MaterialError         a file that decisions need is missing, garbled or expired: refuse with 503
+├── MaterialError         a file that decisions need is missing, garbled or expired: refuse with 503
+└── TrailUnavailable      a record is not known to be in the audit trail: refuse what it announces with 503
 
 Refused, beside them, is the gate's verdict on a request and no fault of anything.
 """
@@ -22,6 +23,10 @@ class StartupError(FlowerbedError):
 
 class MaterialError(FlowerbedError):
     """A file that the gate decides by cannot be trusted right now; requests that need it are refused with 503."""
+
+
+class TrailUnavailable(FlowerbedError):  # noqa: N818  says what the trail is, as its callers read it
+    """A record is not known to be in the audit trail; what it would have announced must not be done."""
 
 
 class Refused(Exception):  # noqa: N818  a verdict, not a fault

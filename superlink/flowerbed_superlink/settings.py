@@ -19,6 +19,7 @@ class Settings:
     """Paths, addresses and times, read once at start-up."""
 
     database: str  # SQLAlchemy URL without a password
+    audit_database: str  # libpq URL without a password
     public_url: str  # what the edge serves, without a trailing slash
     secrets: Path
     config: Path
@@ -39,6 +40,7 @@ class Settings:
         """
         return cls(
             database=_database(env.get("FLOWERBED_DATABASE", "")),
+            audit_database=_libpq(env, "FLOWERBED_AUDIT_DATABASE", "audit"),
             public_url=_public_url(env.get("FLOWERBED_PUBLIC_URL", "")),
             secrets=Path(env.get("FLOWERBED_SECRETS", "/secrets")),
             config=Path(env.get("FLOWERBED_CONFIG", "/config")),
@@ -68,6 +70,18 @@ def _database(url: str) -> str:
     if parts.password is not None:
         raise StartupError("FLOWERBED_DATABASE carries a password: put it into the file pgpass in /secrets instead.")
     return f"{_SCHEME}://{url.split('://', 1)[1]}"
+
+
+def _libpq(env: Mapping[str, str], name: str, role: str) -> str:
+    parts = urlsplit(env.get(name, ""))
+    if parts.scheme != "postgresql" or not parts.hostname or not parts.username or not parts.path.strip("/"):
+        raise StartupError(
+            f"{name} must be a URL such as postgresql://{role}@postgres:5432/{role}, "
+            f"found {parts.scheme or 'nothing'!r} as its scheme."
+        )
+    if parts.password is not None:
+        raise StartupError(f"{name} carries a password: put it into the file pgpass in /secrets instead.")
+    return parts.geturl()
 
 
 def _public_url(url: str) -> str:

@@ -28,6 +28,7 @@ NOT_LISTENED = {"on_run_started", "on_result_delivered"}
 
 ENV = {
     "FLOWERBED_DATABASE": "postgresql://superlink@postgres:5432/superlink",
+    "FLOWERBED_AUDIT_DATABASE": "postgresql://audit@postgres:5432/audit",
     "FLOWERBED_PUBLIC_URL": "https://superlink.flowerbed.test:8443/",
 }
 
@@ -161,6 +162,9 @@ def test_settings_are_normalised() -> None:
         ("FLOWERBED_DATABASE", "", "FLOWERBED_DATABASE must be a URL"),
         ("FLOWERBED_DATABASE", "sqlite:///state.db", "found 'sqlite'"),
         ("FLOWERBED_DATABASE", "postgresql://superlink:hunter2@postgres/superlink", "carries a password"),
+        ("FLOWERBED_AUDIT_DATABASE", "", "FLOWERBED_AUDIT_DATABASE must be a URL such as postgresql://audit@"),
+        ("FLOWERBED_AUDIT_DATABASE", "postgresql://postgres/audit", "FLOWERBED_AUDIT_DATABASE must be a URL"),
+        ("FLOWERBED_AUDIT_DATABASE", "postgresql://audit:hunter2@postgres/audit", "carries a password"),
         ("FLOWERBED_PUBLIC_URL", "", "FLOWERBED_PUBLIC_URL must be"),
         ("FLOWERBED_PUBLIC_URL", "http://superlink.flowerbed.test", "FLOWERBED_PUBLIC_URL must be"),
         ("FLOWERBED_PUBLIC_URL", "https://superlink.flowerbed.test/x", "FLOWERBED_PUBLIC_URL must be"),
