@@ -64,7 +64,7 @@ def supernode_fingerprint(public_key: bytes) -> str:
 def _centre(topology: Topology) -> Iterator[Leaf]:
     names = ("edge", "localhost", topology.domain, *topology.hostnames)
     yield Leaf("edge", SERVER, topology.title, "edge", "edge", names, ("127.0.0.1",))
-    for name in ("superlink", "postgres"):
+    for name in ("superlink", "postgres", "keycloak"):
         yield Leaf(name, SERVER, topology.title, name, name, (name, "localhost"))
     yield Leaf("operator", OPERATOR, topology.title, "operator", "operator")
 

@@ -40,7 +40,7 @@ _ALLOWED = {
     + "nothing needs this, and without secret or token the SuperLink answers /health only.",
     ("keycloak", "edge"): _NEIGHBOURS + "nothing needs this, and only auth. answers here.",
     ("gateway", "edge"): "The gateway forwards the Fleet API; only fleet. answers here.",
-    ("cli", "edge"): "The CLI uses the Control API; only superlink. answers here.",
+    ("cli", "edge"): "The CLI uses the Control API; only superlink. and auth. answer here.",
     ("supernode", "gateway"): "The SuperNode reaches the Fleet API through its own gateway.",
     ("clientapp", "supernode"): "The ClientApp executor uses the Runtime API.",
 }

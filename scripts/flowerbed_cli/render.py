@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from flowerbed_topology import Resources, Site, Topology
-from flowerbed_topology.zones import bridge
+from flowerbed_topology.zones import MEMBERS, bridge
 
 from .project import KIT, Project
 
@@ -83,7 +83,9 @@ def edge_conf(topology: Topology) -> str:
             "published": topology.address("edge", "edge"),
             "clients": topology.address("edge", "clients"),
             "notebooks": topology.address("edge", "notebooks"),
+            "services": topology.address("edge", "services"),
             "superlink": topology.address("superlink", "services"),
+            "keycloak": topology.address("keycloak", "services"),
         },
     )
 
@@ -136,15 +138,9 @@ def core_env(project: Project, topology: Topology, files: Mapping[str, str], pro
     subnets = {f"NET_{zone.upper()}": topology.subnet(zone) for zone in zones}
     ranges = {f"NET_{zone.upper()}_RANGE": topology.ip_range(zone) for zone in zones}
     bridges = {f"NET_{zone.upper()}_BRIDGE": bridge(topology.subnet(zone)) for zone in zones}
-    places = {
-        "edge": ("edge", "services", "clients", "notebooks"),
-        "superlink": ("services", "data", "serverapp"),
-        "postgres": ("data",),
-        "serverapp": ("serverapp",),
-    }
     addresses = {
         f"{role.upper()}_{zone.upper()}": topology.address(role, zone)
-        for role, where in places.items()
+        for role, where in MEMBERS.items()
         for zone in where
     }
     return {
@@ -158,6 +154,7 @@ def core_env(project: Project, topology: Topology, files: Mapping[str, str], pro
         "EDGE_HTTPS_PORT": topology.edge.https_port,
         "EDGE_HTTP_PORT": topology.edge.http_port,
         "SUPERLINK_URL": topology.url("superlink"),
+        "ISSUER": topology.issuer,
         **limits("SUPERLINK", topology.superlink),
         **limits("SERVERAPP", topology.serverapp),
     }

@@ -32,16 +32,17 @@ def test_every_leaf_of_the_table_is_planned(topology: Topology) -> None:
     plan = certificate_plan(topology, {"charite": KEY, "north": "ef" * 32})
     hosts = ("fleet", "superlink", "auth", "admin", "hub", "grafana")
     public = ("edge", "localhost", "fed.example.org", *(f"{host}.fed.example.org" for host in hosts))
-    assert plan[:7] == (
+    assert plan[:8] == (
         Leaf("edge", "server", "Consortium", "edge", "edge", public, ("127.0.0.1",)),
         Leaf("superlink", "server", "Consortium", "superlink", "superlink", ("superlink", "localhost")),
         Leaf("postgres", "server", "Consortium", "postgres", "postgres", ("postgres", "localhost")),
+        Leaf("keycloak", "server", "Consortium", "keycloak", "keycloak", ("keycloak", "localhost")),
         Leaf("operator", "operator", "Consortium", "operator", "operator"),
         _inner("gateway", "charite", "Charité"),
         _inner("supernode", "charite", "Charité"),
         Leaf("charite", "client", "Charité", "site", "charite", uris=(f"https://fed.example.org/supernode/{KEY}",)),
     )
-    assert [leaf.name for leaf in plan[7:]] == ["gateway-north", "supernode-north", "north"]
+    assert [leaf.name for leaf in plan[8:]] == ["gateway-north", "supernode-north", "north"]
 
 
 def _inner(role: str, site: str, title: str) -> Leaf:
