@@ -1,10 +1,12 @@
 #!/bin/bash
 # Starts PostgreSQL: makes the cluster at the first start, then brings roles and databases to what /secrets says, then becomes
-# the server. One file /secrets/<role>.password stands for one role that owns one database of its name.
-# Not for: schemas and migrations, which belong to the consumer that owns the database.
+# the server. One file /secrets/<role>.password stands for one role that owns one database of its name. Where the image has a file
+# databases/<role>.sql, the superuser owns that database and the file says what the role may do in it.
+# Not for: other schemas and migrations, which belong to the consumer that owns the database.
 set -euo pipefail
 
 config=/etc/postgresql/postgresql.conf
+schemas=/etc/postgresql/databases
 # While roles are reconciled the server listens here, where no health check looks.
 private=/tmp/reconcile
 
@@ -37,6 +39,13 @@ stop_private_server() {
 
 sql() { psql --host="$private" --username=postgres --dbname=postgres --no-psqlrc --quiet --tuples-only --no-align "$@"; }
 
+ensure_role() {
+    local owner=$1
+    [ ! -e "$schemas/$1.sql" ] || owner=postgres
+    sql --set=role="$1" --set=owner="$owner" --file=/etc/postgresql/reconcile.sql
+    [ ! -e "$schemas/$1.sql" ] || sql --dbname="$1" --file="$schemas/$1.sql"
+}
+
 ensure_roles() {
     local file role roles=()
     for file in /secrets/*.password; do
@@ -45,7 +54,7 @@ ensure_roles() {
         [[ $role =~ ^[a-z][a-z0-9_]{0,62}$ && $role != postgres && $role != pg_* ]] ||
             die "$file: a role's name is lower-case letters, digits and _, not postgres or pg_*"
         [ -s "$file" ] || die "$file is empty: without a password the role could not log in"
-        sql --set=role="$role" --file=/etc/postgresql/reconcile.sql
+        ensure_role "$role"
         roles+=("$role")
     done
     say "roles: ${roles[*]:-none}"

@@ -12,7 +12,7 @@ images="postgres nginx tools flower app samples keycloak"
 
 inputs() {
     case $1 in
-        postgres) echo postgres/{Dockerfile,entrypoint.sh,postgresql.conf,pg_hba.conf,reconcile.sql} ;;
+        postgres) echo postgres/{Dockerfile,entrypoint.sh,postgresql.conf,pg_hba.conf,reconcile.sql,audit.sql} ;;
         nginx | tools) echo nginx/Dockerfile ;;
         flower) echo superlink/{Dockerfile,requirements.lock,flowerbed_superlink} supernode/flowerbed_supernode ;;
         app) echo apps/{Dockerfile,requirements-"${FLOWERBED_TORCH:-cpu}".lock,flowerbed_app} supernode/flowerbed_executor ;;

@@ -10,66 +10,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from images_support import HARDENED, docker, image, inspect, run, unique, wait_until
+from images_support import docker, image, inspect, wait_until
+from postgres_server import DATA, Server
 
 pytestmark = pytest.mark.docker
-
-USER = "9701:9701"
-DATA = "/var/lib/postgresql/data"
-
-
-class Server:
-    """One PostgreSQL container with a volume and a secrets directory of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.secrets = folder, folder / "secrets"
-        self.container = self.volume = unique("postgres")
-        self.secrets.mkdir(mode=0o755)
-        self.renew()
-
-    def renew(self) -> None:
-        """Lay out a new key and certificate, as `make up` does: by rename."""
-        run(
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-384", "-nodes"),
-            *("-days", "2", "-subj", "/CN=postgres", "-addext", "subjectAltName=DNS:postgres"),
-            *("-keyout", self.folder / "tls.key", "-out", self.folder / "ca.crt"),
-        )
-        self.lay_out("tls.key", (self.folder / "tls.key").read_text())
-        self.lay_out("tls.crt", (self.folder / "ca.crt").read_text())
-
-    def lay_out(self, name: str, content: str) -> None:
-        new = self.secrets / "new"
-        new.write_text(content)
-        new.chmod(0o400)
-        # Through a container, because the tests may not run as root.
-        docker("run", "--rm", "--network", "none", "-v", f"{self.secrets}:/s", image("tools"), "chown", USER, "/s/new")
-        new.rename(self.secrets / name)
-
-    def start(self) -> None:
-        docker(
-            *("run", "--detach", "--name", self.container, *HARDENED, "--user", USER, "--stop-signal", "SIGINT"),
-            *("--tmpfs", "/tmp:uid=9701,gid=9701,mode=0700", "--tmpfs", "/run/postgresql:uid=9701,gid=9701,mode=0755"),
-            *("-v", f"{self.volume}:{DATA}", "-v", f"{self.secrets}:/secrets:ro", image("postgres")),
-        )
-
-    def restart(self, *, after: str) -> None:
-        """End the server with `docker stop` or `docker kill` and start the same container again."""
-        docker(after, self.container)
-        assert inspect(self.container)["State"]["ExitCode"] == {"stop": 0, "kill": 137}[after]
-        docker("start", self.container)
-        self.wait()
-
-    def wait(self) -> None:
-        probe = ("exec", self.container, "pg_isready", "-q", "-h", "/run/postgresql")
-        wait_until(lambda: run("docker", *probe, check=False).returncode == 0, 60)
-
-    def connect(self, role: str, password: str, **settings: str) -> psycopg.Connection[tuple[str, ...]]:
-        address = inspect(self.container)["NetworkSettings"]["IPAddress"]
-        wanted = {"dbname": role, "sslmode": "verify-full", "sslrootcert": str(self.folder / "ca.crt")} | settings
-        return psycopg.connect(host="postgres", hostaddr=address, user=role, password=password, **wanted)
-
-    def logs(self) -> str:
-        return docker("logs", self.container)
 
 
 @pytest.fixture
@@ -79,8 +23,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
     try:
         yield made
     finally:
-        docker("rm", "--force", "--volumes", made.container, check=False)
-        docker("volume", "rm", "--force", made.volume, check=False)
+        made.remove()
 
 
 def refused(server: Server, role: str, password: str, **settings: str) -> str:
@@ -210,6 +153,7 @@ def test_what_is_wrong_with_the_secrets_is_said(server: Server, name: str, conte
 
 def test_a_stop_during_the_first_start_is_heeded_and_the_next_start_works(server: Server) -> None:
     server.start()
+    wait_until(lambda: bool(server.logs()))  # before that the signal may meet Docker's own start-up, which ends with 2
     docker("stop", "--time", "30", server.container)
     assert inspect(server.container)["State"]["ExitCode"] in (0, 143), server.logs()
     docker("start", server.container)
