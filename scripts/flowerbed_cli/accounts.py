@@ -25,6 +25,8 @@ from .project import Project
 KIT_CLIENT = "kit"
 REALM = "flowerbed"
 TIMEOUT_S = 20
+# How soon an identity provider that gave no token is asked again, while a command runs.
+AGAIN_S = 5.0
 # flwr takes an account without a refresh token for one that is not logged in, and Keycloak gives client credentials none.
 NO_REFRESH = "none"
 # What a shell in the CLI container begins with, instead of a login: its tmpfs home gets the connection and the first line of
@@ -34,7 +36,7 @@ mkdir -p "$FLWR_HOME" && cp /config/config.toml "$FLWR_HOME/"
 store() { ( umask 077; printf '%s\\n' "$1" > "$FLWR_HOME/.fresh" ); mv "$FLWR_HOME/.fresh" "$FLWR_HOME/credentials.yaml"; }
 IFS= read -r line && store "$line"
 exec 3<&0 </dev/null
-( while IFS= read -r line <&3; do store "$line"; done ) &
+( while IFS= read -r line <&3; do store "$line"; done ) >/dev/null 2>&1 &
 exec 3<&-
 unset line
 """
@@ -200,14 +202,15 @@ def feed(
     project: Project, topology: Topology, client: str, writing: int, seconds: float, ended: threading.Event
 ) -> None:
     """Write fresh credentials until the other side is gone; an identity provider that is down is asked again soon."""
+    pause = seconds / 2
     with os.fdopen(writing, "wb", buffering=0) as pipe, suppress(BrokenPipeError):
-        while not ended.wait(max(seconds / 2, 1)):
+        while not ended.wait(pause):
             try:
                 fresh = grant(project, topology, client)
             except AccountError:
-                seconds = 10.0
+                pause = AGAIN_S
                 continue
-            seconds = fresh.seconds
+            pause = fresh.seconds / 2
             pipe.write(line(topology, fresh))
 
 

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from flowerbed_ca.cli import app as ca_app
 from flowerbed_ca.errors import CaError
-from flowerbed_topology import Topology, TopologyError, load
+from flowerbed_topology import TopologyError
 
 from .errors import FlowerbedError
+from .identity_verbs import app as identity_app
 from .project import Project
+from .terminal import console, report, say, topology_of
 
 app = typer.Typer(
     help="Stand up and run a Flower federation.",
@@ -25,7 +26,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(ca_app, name="ca", help="The certificate authority.")
-console = Console()
+app.add_typer(identity_app)
 
 
 @app.callback()
@@ -40,12 +41,6 @@ def options(
     os.umask(0o022)
     # A path, because the authority's verbs know no more of the project than that.
     context.obj = Project.find(project).root
-
-
-def topology_of(context: typer.Context) -> tuple[Project, Topology]:
-    """Return the project and its validated topology."""
-    project = Project(context.obj)
-    return project, load(project.federation_file)
 
 
 @app.command()
@@ -144,12 +139,14 @@ def run(
     context: typer.Context,
     app_folder: Annotated[Path | None, typer.Option("--app", help="Folder of a Flower app.")] = None,
     run_config: Annotated[list[str] | None, typer.Option(help="As `flwr run --run-config` takes it.")] = None,
+    pipeline: Annotated[str, typer.Option("--as", help="The pipeline that submits it.")] = "demo",
 ) -> None:
     """Submit an app, follow it, and show what came out."""
     from . import runs, summary
 
     project, topology = topology_of(context)
-    summary.show(runs.run(project, topology, app_folder or runs.APP, run_config or [], console), console)
+    ended = runs.run(project, topology, app_folder or runs.APP, run_config or [], console, pipeline)
+    summary.show(ended, console)
 
 
 @app.command()
@@ -183,17 +180,6 @@ def clean(
         raise FlowerbedError("Nothing was removed, as the name was not typed.")
     work(project, topology, identity=identity)
     say("Removed.")
-
-
-def report(changes: list[str], nothing: str) -> None:
-    """Print each change, or the sentence for none."""
-    for line in changes or [nothing]:
-        say(line)
-
-
-def say(text: str) -> None:
-    """Print one line for the person at the terminal."""
-    console.print(text, highlight=False, markup=False)
 
 
 def main() -> None:
