@@ -1,0 +1,63 @@
+"""Single accounts of people: passwords, and shutting somebody out at once. Not for the list: `reconcile` brings that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from keycloak import KeycloakAdmin
+
+from . import bootstrap
+from .connection import Access
+from .errors import KeycloakRefusedError, sentences
+
+
+def set_password(access: Access, name: str, password: str, *, temporary: bool) -> None:
+    """Give a person a new password, end their sessions, and forget their wrong attempts.
+
+    Raises:
+        KeycloakDownError: Keycloak does not answer.
+        KeycloakRefusedError: there is nobody of that name, or the password is against the realm's policy.
+    """
+    with _somebody(access, name, f"a password for {name}") as (admin, identity):
+        admin.set_user_password(identity, password, temporary=temporary)
+        admin.user_logout(identity)
+        admin.clear_bruteforce_attempts_for_user(identity)
+
+
+def disable(access: Access, name: str) -> None:
+    """Let a person log in no more, and end their sessions: refresh tokens are dead at once, access tokens when they expire.
+
+    Raises:
+        KeycloakDownError: Keycloak does not answer.
+        KeycloakRefusedError: there is nobody of that name.
+    """
+    with _somebody(access, name, f"to disable {name}") as (admin, identity):
+        admin.update_user(identity, admin.get_user(identity) | {"enabled": False})
+        admin.user_logout(identity)
+
+
+def enable(access: Access, name: str) -> None:
+    """Let a person log in again.
+
+    Raises:
+        KeycloakDownError: Keycloak does not answer.
+        KeycloakRefusedError: there is nobody of that name.
+    """
+    with _somebody(access, name, f"to enable {name}") as (admin, identity):
+        admin.update_user(identity, admin.get_user(identity) | {"enabled": True})
+        admin.clear_bruteforce_attempts_for_user(identity)
+
+
+@contextmanager
+def _somebody(access: Access, name: str, what: str) -> Iterator[tuple[KeycloakAdmin, str]]:
+    with sentences(what):
+        admin = bootstrap.ready(access)
+        if admin is None:
+            raise KeycloakRefusedError("Keycloak does not know the kit yet: run flowerbed realm.")
+        identity = admin.get_user_id(name)
+        if identity is None:
+            raise KeycloakRefusedError(
+                f"Keycloak has nobody called {name}: run flowerbed realm, which brings the list."
+            )
+        yield admin, identity

@@ -1,0 +1,149 @@
+"""The state that Keycloak is in, read over its admin API. Writes nothing.
+
+The number of requests follows from roles, groups and clients, not from people, of whom 100 come with each.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from keycloak import KeycloakAdmin
+
+from .clients import AID, BUILT_IN, CLOSED
+from .realm import DEFAULT_ROLES, MASTER, REALM
+from .state import Fields, Kind, State, Value
+
+BUILT_IN_ROLES = (DEFAULT_ROLES, "offline_access", "uma_authorization")
+# Keycloak's own notes in a client's attributes.
+_NOTES = frozenset({"client.secret.creation.time", "realm_client"})
+_ACCOUNT = ("enabled", "email", "firstName", "lastName", "attributes")
+
+
+def current_state(admin: KeycloakAdmin) -> State:
+    """Return what both realms hold; no more than realm master where realm flowerbed does not exist yet."""
+    state: dict[tuple[Kind, str], Fields] = {("realm", MASTER): realm(admin, MASTER)}
+    if REALM not in {item["realm"] for item in admin.get_realms()}:
+        return state
+    state["realm", REALM] = realm(admin, REALM)
+    state["profile", REALM] = profile(admin)
+    state.update({("role", name): fields for name, fields in roles(admin).items()})
+    tree = groups(admin)
+    state.update({("group", path): group_fields(item) for path, item in tree.items()})
+    found = admin.get_clients()
+    state.update({("client", item["clientId"]): client(admin, item) for item in found if _ours(item["clientId"])})
+    state.update(accounts(admin, tree, found))
+    return state
+
+
+def _ours(name: str) -> bool:
+    return name in CLOSED or name not in BUILT_IN
+
+
+def realm(admin: KeycloakAdmin, name: str) -> Fields:
+    """Return a realm's settings, its attributes as `attributes.<name>`."""
+    found = admin.get_realm(name)
+    return found | {f"attributes.{key}": value for key, value in found.get("attributes", {}).items()}
+
+
+def profile(admin: KeycloakAdmin) -> Fields:
+    """Return the user profile, by attribute."""
+    found = admin.get_realm_users_profile()
+    declared = {
+        item["name"]: {key: value for key, value in item.items() if key != "name"} for item in found["attributes"]
+    }
+    policy = found.get("unmanagedAttributePolicy")
+    return declared | {"declared": list(declared), "unmanagedAttributePolicy": policy or ""}
+
+
+def roles(admin: KeycloakAdmin) -> dict[str, Fields]:
+    """Return the realm's roles but Keycloak's own; of these, what everybody has."""
+    made: dict[str, Fields] = {
+        item["name"]: item for item in admin.get_realm_roles() if item["name"] not in BUILT_IN_ROLES
+    }
+    names = {item["id"]: item["clientId"] for item in admin.get_clients()}
+    composites: list[Value] = [role_name(item, names) for item in admin.get_realm_default_roles()]
+    made[DEFAULT_ROLES] = {"composites": composites}
+    return made
+
+
+def role_name(role: Mapping[str, Any], clients: Mapping[str, str]) -> str:
+    """Return `name` for a role of the realm, `client/name` for a client's."""
+    return f"{clients[role['containerId']]}/{role['name']}" if role["clientRole"] else str(role["name"])
+
+
+def groups(admin: KeycloakAdmin) -> dict[str, dict[str, Any]]:
+    """Return every group by its path, parents first."""
+    made: dict[str, dict[str, Any]] = {}
+    waiting = admin.get_groups({"briefRepresentation": "false"}, full_hierarchy=True)
+    while waiting:
+        group = waiting.pop(0)
+        made[group["path"]] = group
+        waiting += group.get("subGroups") or []
+    return made
+
+
+def group_fields(group: Mapping[str, Any]) -> Fields:
+    """Return what a group gives to its members."""
+    return {
+        key: group.get(key) or empty for key, empty in (("realmRoles", []), ("clientRoles", {}), ("attributes", {}))
+    }
+
+
+def client(admin: KeycloakAdmin, found: Mapping[str, Any]) -> Fields:
+    """Return a client with its mappers by name and the roles that its tokens may name."""
+    mappers: dict[str, Value] = {
+        item["name"]: {"protocolMapper": item["protocolMapper"], "config": item["config"]}
+        for item in found.get("protocolMappers") or ()
+    }
+    attributes = {key: value for key, value in (found.get("attributes") or {}).items() if key not in _NOTES}
+    scope = [item["name"] for item in admin.get_realm_roles_of_client_scope(found["id"])]
+    return {**found, "attributes": attributes, "mappers": mappers, "scopeRoles": scope}
+
+
+def accounts(
+    admin: KeycloakAdmin, tree: Mapping[str, Mapping[str, Any]], clients: Iterable[Mapping[str, Any]]
+) -> dict[tuple[Kind, str], Fields]:
+    """Return every person and every client's own account, with groups and roles."""
+    members = memberships(admin, tree, clients)
+    made: dict[tuple[Kind, str], Fields] = {}
+    for item in admin.get_users({}):
+        made["person", item["username"]] = account(item, members[item["id"]])
+    for item in clients:
+        if item.get("serviceAccountsEnabled"):
+            found = admin.get_client_service_account_user(item["id"])
+            made["service account", item["clientId"]] = account(found, members[found["id"]])
+    return made
+
+
+def account(user: Mapping[str, Any], memberships: Mapping[str, list[str]]) -> Fields:
+    """Return what is kept of an account."""
+    fields = {key: user.get(key) for key in _ACCOUNT}
+    return {**fields, **{kind: list(memberships.get(kind, ())) for kind in ("groups", "roles", "clientRoles")}}
+
+
+def memberships(
+    admin: KeycloakAdmin, tree: Mapping[str, Mapping[str, Any]], clients: Iterable[Mapping[str, Any]]
+) -> defaultdict[str, dict[str, list[str]]]:
+    """Return groups, roles and clients' roles by account id. What everybody has by default is left out."""
+    made: defaultdict[str, dict[str, list[str]]] = defaultdict(lambda: {"groups": [], "roles": [], "clientRoles": []})
+    for path, group in tree.items():
+        for member in admin.get_group_members(group["id"]):
+            made[member["id"]]["groups"].append(path)
+    for role in admin.get_realm_roles():
+        if role["name"] != DEFAULT_ROLES:
+            for member in admin.get_realm_role_members(role["name"]):
+                made[member["id"]]["roles"].append(role["name"])
+    for client in clients:
+        for role in admin.get_client_roles(client["id"]):
+            for member in admin.get_client_role_members(client["id"], role["name"]):
+                made[member["id"]]["clientRoles"].append(f"{client['clientId']}/{role['name']}")
+    return made
+
+
+def aid(fields: Fields) -> str:
+    """Return the id of ours that an account carries; empty for none."""
+    attributes = fields.get("attributes")
+    found = attributes.get(AID) if isinstance(attributes, dict) else None
+    return str(found[0]) if isinstance(found, list) and found else ""

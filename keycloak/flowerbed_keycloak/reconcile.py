@@ -1,0 +1,105 @@
+"""Makes Keycloak equal to a desired state, and says what was not.
+
+Re-runnable: a second run writes nothing, and one that was cut off is completed by the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from keycloak import KeycloakAdmin
+
+from . import apply, bootstrap, read
+from .apply import Password
+from .connection import BOOTSTRAP_CLIENT, KIT_CLIENT, Access, writes
+from .errors import sentences
+from .realm import REALM
+from .state import Difference, State, differences
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a reconcile found and did."""
+
+    lines: tuple[str, ...]
+    """One line for each difference; what was corrected, or would be."""
+    notes: tuple[str, ...]
+    """What was seen and left alone."""
+    writes: int
+    """Changes sent to Keycloak; none in a dry run."""
+
+
+def reconcile(
+    access: Access, wanted: State, *, password_for: Callable[[str], Password], dry_run: bool = False
+) -> Report:
+    """Make Keycloak equal to `wanted`; with `dry_run` only find out what that would change.
+
+    `password_for` is asked for the first password of each person that Keycloak does not have yet.
+
+    Raises:
+        KeycloakDownError: Keycloak does not answer.
+        KeycloakRefusedError: it does not accept the kit, or a change.
+    """
+    with sentences("what the realm is made of"):
+        admin, lines, sent = _enter(access, dry_run=dry_run)
+        found = read.current_state(admin)
+        wanted = {**wanted, **_strangers(wanted, found)}
+        due = differences(wanted, found)
+        lines += map(str, due)
+        notes = tuple(_notes(wanted, found))
+        if not dry_run:
+            _apply(admin, wanted, due, password_for)
+            sent += writes(admin)
+    return Report(tuple(lines), notes, sent)
+
+
+def _enter(access: Access, *, dry_run: bool) -> tuple[KeycloakAdmin, list[str], int]:
+    """Return a way in, what had to be done for one, and with how many writes."""
+    lines: list[str] = []
+    sent = 0
+    admin = bootstrap.ready(access)
+    if admin is None:
+        lines.append(f"client {KIT_CLIENT} of realm master: missing")
+        if dry_run:
+            return bootstrap.bootstrap(access), lines, 0
+        sent = bootstrap.ensure_kit_client(access)
+        admin = bootstrap.ready(access) or bootstrap.bootstrap(access)
+    if left := bootstrap.leftovers(admin):
+        lines.append(f"client {BOOTSTRAP_CLIENT} of realm master: extra")
+        if not dry_run:
+            bootstrap.remove(admin, left)
+    return admin, lines, sent
+
+
+def _apply(
+    admin: KeycloakAdmin, wanted: State, due: Sequence[Difference], password_for: Callable[[str], Password]
+) -> None:
+    target = apply.Target(admin, password_for)
+    for (kind, name), group in groupby(due, key=lambda item: (item.kind, item.name)):
+        changes = list(group)
+        if changes[0].change == "extra":
+            apply.remove(target, kind, name)
+        else:
+            apply.make(target, kind, name, wanted[kind, name], changes)
+
+
+def _strangers(wanted: State, found: State) -> State:
+    """Return what is wanted of people who are not in the list: no id of ours. Without one the SuperLink knows nobody."""
+    return {
+        key: {"attributes": {}}
+        for key, fields in found.items()
+        if key[0] == "person" and key not in wanted and read.aid(fields)
+    }
+
+
+def _notes(wanted: State, found: State) -> Iterator[str]:
+    strangers = sorted(name for kind, name in found if kind == "person" and _unlisted(wanted, name))
+    if strangers:
+        yield f"Not in the list of people, and left alone in realm {REALM}: {', '.join(strangers)}."
+
+
+def _unlisted(wanted: State, name: str) -> bool:
+    fields = wanted.get(("person", name))
+    return fields is None or "enabled" not in fields
