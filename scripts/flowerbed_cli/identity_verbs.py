@@ -63,7 +63,12 @@ def realm(
     from . import realm as work
 
     project, topology = topology_of(context)
-    report(work.reconcile(project, topology, dry_run=dry_run), "The realm is as it should be.")
+    found, announced = work.compare(project, topology, dry_run=dry_run)
+    report([*found.lines, *announced], "The realm is as it should be.")
+    for note in found.notes:
+        say(note)
+    if found.lines:
+        say(f"{len(found.lines)} differences; {'nothing was changed' if dry_run else 'all corrected'}.")
 
 
 @user_app.command("add")
