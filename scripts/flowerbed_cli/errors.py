@@ -4,7 +4,8 @@ FlowerbedError
 ├── PreflightError   something on the host stands in the way; nothing was started
 ├── DockerError      a docker command failed
 ├── AccountError     an account is unknown, or could not log in
-└── RunError         a run was not accepted, or did not finish
+├── RunError         a run was not accepted, or did not finish
+└── Tampered         the audit trail is not what it was: exit code 1
 """
 
 
@@ -30,3 +31,7 @@ class AccountError(FlowerbedError):
 
 class RunError(FlowerbedError):
     """`flwr` refused a run, or the run did not end well."""
+
+
+class Tampered(FlowerbedError):  # noqa: N818  a finding about the trail, no fault of the command
+    """The audit trail, or an export of it, is not what was written; the message names the first record concerned."""

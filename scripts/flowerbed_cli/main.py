@@ -13,6 +13,7 @@ from flowerbed_ca.cli import app as ca_app
 from flowerbed_ca.errors import CaError
 from flowerbed_topology import TopologyError
 
+from .audit_cli import app as audit_app
 from .errors import FlowerbedError
 from .identity_verbs import app as identity_app
 from .project import Project
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 app.add_typer(ca_app, name="ca", help="The certificate authority.")
 app.add_typer(identity_app)
+app.add_typer(audit_app, name="audit")
 
 
 @app.callback()
