@@ -26,6 +26,8 @@ RESERVED = frozenset({"admin", "bootstrap", "flowerbed", "flwr", "grafana", "hub
 def _pipeline_name(value: str) -> str:
     if value in RESERVED:
         raise ValueError("the kit uses that name itself, so choose another one")
+    if value.startswith("pipeline-"):
+        raise ValueError("its client is called pipeline-<name> already, so leave that out")
     if value.startswith(tuple(f"{role}-" for role in ROLES)):
         raise ValueError("names that start with a role are those of demo people, so choose another one")
     return value

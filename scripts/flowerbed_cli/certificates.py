@@ -55,6 +55,11 @@ def shut_out(project: Project, topology: Topology) -> list[str]:
     return [site.name for site in topology.sites if not (issued / f"{site.name}.crt").is_file()]
 
 
+def operator_revoked(project: Project) -> bool:
+    """Return whether the operator has no certificate, with which Keycloak's administration is reached."""
+    return not (project.pki / "issued" / "operator.crt").is_file()
+
+
 def state(project: Project) -> Status | None:
     """Return how long root, leaves and list last, or None without an authority that can be read."""
     try:

@@ -27,6 +27,7 @@ def table_name(topology: Topology) -> str:
 def ruleset(topology: Topology) -> str:
     """Return the table as `nft -f` reads it, with its own SHA-256 as a comment, by which an unchanged one is known."""
     subnets = ", ".join(str(subnet) for subnet in topology.all_subnets)
+    published = "" if topology.edge.bind.is_loopback else f"\n        {way_in(topology)}"
     body = f"""
     set containers {{
         type ipv4_addr
@@ -40,7 +41,7 @@ def ruleset(topology: Topology) -> str:
     }}
     chain forward {{
         type filter hook forward priority -10; policy accept;
-        ct state established,related accept
+        ct state established,related accept{published}
         ip saddr @containers ip daddr @containers accept
         ip saddr @containers counter drop
         ip daddr @containers counter drop
@@ -49,6 +50,14 @@ def ruleset(topology: Topology) -> str:
     digest = hashlib.sha256(body.encode()).hexdigest()[:16]
     mark = f'\n    chain version {{\n        counter comment "{digest}"\n    }}\n'
     return f"table inet {name}\ndelete table inet {name}\ntable inet {name} {{{body}{mark}}}\n"
+
+
+def way_in(topology: Topology) -> str:
+    """Return the rule that lets others on the network reach the edge, where it is published for them."""
+    ports = f"{{ {topology.edge.https_port}, {topology.edge.http_port} }}"
+    to = "" if topology.edge.bind.is_unspecified else f"ct original ip daddr {topology.edge.bind} "
+    refused = "ct original ip daddr != 127.0.0.0/8 "
+    return f"ct status dnat {to or refused}ip daddr {topology.address('edge', 'edge')} tcp dport {ports} accept"
 
 
 def nft(project: Project, script: str) -> str:

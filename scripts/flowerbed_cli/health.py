@@ -42,6 +42,14 @@ def wait_healthy(topology: Topology, names: Iterable[str]) -> None:
         time.sleep(0.3)
 
 
+def started(topology: Topology) -> dict[str, tuple[str, str]]:
+    """Return the running containers: name to id and start time."""
+    found = docker.containers(topology.name)
+    return {
+        item["Name"].lstrip("/"): (item["Id"], item["State"]["StartedAt"]) for item in found if item["State"]["Running"]
+    }
+
+
 def health(container: Mapping[str, Any]) -> str:
     """Return what Docker's health check says: `healthy`, `unhealthy`, `starting`; empty if there is none."""
     return str(container.get("State", {}).get("Health", {}).get("Status", ""))

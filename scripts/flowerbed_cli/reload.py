@@ -18,10 +18,12 @@ from .files import write
 from .project import Project
 from .secrets import stamp
 
-# What a container does when its secrets change: NGINX and PostgreSQL read them again; Flower's processes start again.
+# What a container does when its secrets change: NGINX and PostgreSQL read them again; Keycloak and Flower's processes start
+# again, and so does PostgreSQL for a new role, which it makes at its start.
 RELOADED = ("edge", "gateway", "postgres")
-# The SuperLink's middleware looks at the CRL each second by itself. The CLI's container lives for one command.
-LIVE = {"superlink": {"crl.pem"}, "cli": {"ca.crt"}}
+# The SuperLink's middleware looks at the CRL each second by itself, Keycloak at its certificate every five minutes. The CLI's
+# container lives for one command.
+LIVE = {"superlink": {"crl.pem"}, "keycloak": {"tls.crt", "tls.key"}, "cli": {"ca.crt"}}
 
 
 def directory(project: Project) -> Path:
@@ -46,13 +48,18 @@ def ensure_reloaded(project: Project, topology: Topology) -> list[str]:
         container = f"{topology.name}-{consumer_container(consumer)}"
         due = container in ages and not names <= LIVE.get(consumer, set())
         if due and ages[container] <= laid_out_at(project, consumer):
-            if consumer.split("-")[0] in RELOADED:
+            if reloads(consumer, names):
                 reload(container)
             else:
                 docker.run(["restart", container])
                 restarted.append(container)
         path.unlink()
     return restarted
+
+
+def reloads(consumer: str, names: set[str]) -> bool:
+    """Return whether a container takes up these files without being started again."""
+    return consumer.split("-")[0] in RELOADED and not any(name.endswith(".password") for name in names)
 
 
 def laid_out_at(project: Project, consumer: str) -> datetime:

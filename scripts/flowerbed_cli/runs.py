@@ -19,10 +19,10 @@ from flowerbed_topology import Topology
 
 from . import accounts, docker
 from .errors import DockerError, RunError
+from .health import started
 from .project import KIT, Project
 from .render import CONNECTION
 from .summary import Finished, finished
-from .up import started
 
 APP = KIT / "apps" / "breast-cancer"
 PIPELINE = "demo"

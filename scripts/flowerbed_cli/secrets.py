@@ -2,7 +2,7 @@
 
 The operator's own copies are in `secrets/kit/`; each container's directory is deployed from them, owned by that image's
 user. A stamp per consumer says what was deployed: a deployed file is unreadable to an operator who is not root. Not for
-issuing certificates: those are the authority's, and only copied here.
+what a container gets: that is `consumers`.
 """
 
 from __future__ import annotations
@@ -23,11 +23,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from flowerbed_topology import Topology
 
 from . import docker
-from .errors import FlowerbedError
 from .files import write
 from .project import Project
-
-POSTGRES, NGINX, SUPERLINK, SUPERNODE, CLI, ROOT = 9701, 9702, 9703, 9704, 9705, 0
 
 
 @dataclass(frozen=True)
@@ -93,85 +90,6 @@ def fingerprint(key: bytes) -> str:
     public = serialization.load_ssh_private_key(key, None).public_key()
     der = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     return hashlib.sha256(der).hexdigest()
-
-
-def server_files(project: Project, leaf: str) -> dict[str, bytes]:
-    """Return what a server needs to serve as `leaf`."""
-    return {
-        "tls.crt": pem(project.pki / "issued" / f"{leaf}.crt"),
-        "tls.key": (project.pki / "private" / f"{leaf}.key").read_bytes(),
-        "ca.crt": (project.pki / "ca.crt").read_bytes(),
-    }
-
-
-def pem(path: Path) -> bytes:
-    """Return the certificate at `path` without the text that easy-rsa and openssl may put before it."""
-    if not path.is_file():
-        name = path.stem
-        raise FlowerbedError(f"There is no valid certificate {name}: run flowerbed ca issue {name}, then make up.")
-    content = path.read_bytes()
-    return content[content.index(b"-----BEGIN CERTIFICATE-----") :]
-
-
-def core_consumers(project: Project) -> list[Consumer]:
-    """Return what the central containers find at `/secrets`."""
-    edge = ensure_kept(project, "edge.token", token)
-    superexec = ensure_kept(project, "superexec.secret", token)
-    password = ensure_kept(project, "superlink.password", token)
-    crl = (project.pki / "crl.pem").read_bytes()
-    authority = (project.pki / "ca.crt").read_bytes()
-    header = b'proxy_set_header X-Flowerbed-Edge "' + edge + b'";\n'
-    passfile = b"postgres:5432:superlink:superlink:" + password + b"\n"
-    return [
-        Consumer("postgres", POSTGRES, server_files(project, "postgres") | {"superlink.password": password}),
-        Consumer("edge", NGINX, server_files(project, "edge") | {"crl.pem": crl, "edge-header.conf": header}),
-        Consumer(
-            "superlink",
-            SUPERLINK,
-            server_files(project, "superlink")
-            | {"crl.pem": crl, "edge.token": edge, "superexec.secret": superexec, "pgpass": passfile},
-        ),
-        Consumer("serverapp", ROOT, {"ca.crt": authority, "superexec.secret": superexec}),
-        Consumer("cli", CLI, {"ca.crt": authority}),
-    ]
-
-
-def site_consumers(project: Project, site: str) -> list[Consumer]:
-    """Return what one site's containers find at `/secrets`."""
-    superexec = ensure_kept(project, f"superexec-{site}.secret", token)
-    key = ensure_kept(project, f"supernode-{site}.key", supernode_key)
-    client = client_files(project, site)
-    authority = (project.pki / "ca.crt").read_bytes()
-    crl = (project.pki / "crl.pem").read_bytes()
-    return [
-        Consumer(f"gateway-{site}", NGINX, server_files(project, f"gateway-{site}") | client | {"crl.pem": crl}),
-        Consumer(
-            f"supernode-{site}",
-            SUPERNODE,
-            server_files(project, f"supernode-{site}") | {"supernode.key": key, "superexec.secret": superexec},
-        ),
-        Consumer(f"clientapp-{site}", ROOT, {"ca.crt": authority, "superexec.secret": superexec}),
-    ]
-
-
-def client_files(project: Project, site: str) -> dict[str, bytes]:
-    """Return a gateway's client certificate and key.
-
-    Nothing for a site whose certificate was revoked: it keeps the one that it has, and is refused with it until it is
-    given another.
-
-    Raises:
-        FlowerbedError: the certificate was signed for a key that its custodian made, which is not on this host.
-    """
-    certificate, key = project.pki / "issued" / f"{site}.crt", project.pki / "private" / f"{site}.key"
-    if not certificate.is_file():
-        return {}
-    if not key.is_file():
-        raise FlowerbedError(
-            f"{certificate} was signed for a key that is not on this host, where {site} would run: put the key at {key}, "
-            f"or flowerbed ca revoke {site} and flowerbed ca issue {site}."
-        )
-    return {"client.crt": pem(certificate), "client.key": key.read_bytes()}
 
 
 def ensure_deployed(

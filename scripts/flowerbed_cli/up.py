@@ -17,14 +17,26 @@ from rich.text import Text
 
 from flowerbed_topology import Site, Topology
 
-from . import certificates, docker, firewall, nginx, owned, preflight, reload, secrets
+from . import (
+    accounts,
+    certificates,
+    consumers,
+    docker,
+    firewall,
+    nginx,
+    owned,
+    preflight,
+    reload,
+    roster,
+    secrets,
+)
 from .errors import DockerError
 from .files import write_tree
-from .health import wait_healthy
+from .health import started, wait_healthy
 from .project import Project
 from .render import render
 
-CORE = ("postgres", "superlink", "serverapp", "edge")
+CORE = ("postgres", "keycloak", "superlink", "serverapp", "edge")
 SITE = ("gateway", "supernode", "clientapp")
 
 
@@ -88,10 +100,10 @@ def project_id(project: Project) -> str | None:
 
 def ensure_secrets(project: Project, topology: Topology, progress: Progress) -> None:
     """Lay out every container's secrets."""
-    consumers = secrets.core_consumers(project)
+    found = consumers.core_consumers(project, topology)
     for site in topology.sites:
-        consumers += secrets.site_consumers(project, site.name)
-    for name in secrets.ensure_deployed(project, consumers, before=lambda due: reload.note(project, due)):
+        found += consumers.site_consumers(project, site.name)
+    for name in secrets.ensure_deployed(project, found, before=lambda due: reload.note(project, due)):
         progress.changed(f"laid out secrets of {name}")
 
 
@@ -121,11 +133,18 @@ def ensure_containers(project: Project, topology: Topology, progress: Progress) 
         progress.changed(f"restarted {name}")
     with progress.step("waiting for PostgreSQL, the SuperLink and the edge to be healthy"):
         wait_healthy(topology, [f"{topology.name}-{name}" for name in ("postgres", "superlink", "edge")])
-    for site in ensure_registered(project, topology):
-        progress.changed(f"registered SuperNode of {site}")
+    missing = unregistered(project, topology)
+    if missing:
+        # Registering is an account's deed, so logins come first.
+        ensure_logins(project, topology, progress)
+        register(project, topology, missing)
+        for site in missing:
+            progress.changed(f"registered SuperNode of {site}")
     with progress.step("starting the SuperNodes, and waiting for every container to be healthy"):
         in_parallel(lambda site: ensure_site(project, site, SITE), topology.sites)
         wait_healthy(topology, expected(project, topology))
+    if not missing:
+        ensure_logins(project, topology, progress)
     for name, identity in sorted(started(topology).items()):
         if before.get(name) != identity and name not in restarted:
             progress.changed(f"started {name}")
@@ -144,14 +163,6 @@ def ensure_departed(topology: Topology) -> list[str]:
     for network in owned.departed_networks(topology):
         docker.run(["network", "rm", network])
     return sorted(gone)
-
-
-def started(topology: Topology) -> dict[str, tuple[str, str]]:
-    """Return the running containers: name to id and start time."""
-    found = docker.containers(topology.name)
-    return {
-        item["Name"].lstrip("/"): (item["Id"], item["State"]["StartedAt"]) for item in found if item["State"]["Running"]
-    }
 
 
 def expected(project: Project, topology: Topology) -> list[str]:
@@ -191,30 +202,40 @@ def in_parallel(work: Callable[[Site], object], sites: Iterable[Site]) -> None:
             done.result()
 
 
-def ensure_registered(project: Project, topology: Topology) -> list[str]:
-    """Register the SuperNodes that the SuperLink does not know yet; return their sites."""
-    known = {node["supernode"] for node in superlink_status(topology)["nodes"]}
-    keys = secrets.ensure_supernode_keys(project, topology)
-    missing = [site.name for site in topology.sites if keys[site.name] not in known]
-    if missing:
-        register(project, missing)
-    return missing
-
-
-def register(project: Project, sites: list[str]) -> None:
-    """Register SuperNodes with `flwr supernode register`, in one container."""
-    commands = "".join(f'flwr supernode register /keys/{site}.pub --name {site} & pids="$pids $!"\n' for site in sites)
-    script = f"{FLWR_HOME}pids=\n{commands}for pid in $pids; do wait $pid || exit 1; done\n"
-    keys = project.build / "supernode-keys"
-    docker.run(
-        docker.compose(
-            project, "core", "run", "--rm", "-T", "-v", f"{keys}:/keys:ro", "--entrypoint", "sh", "cli", "-euc", script
+def ensure_logins(project: Project, topology: Topology, progress: Progress) -> None:
+    """Bring the list of people and Keycloak's realm in line with federation.yaml."""
+    with progress.step("waiting for Keycloak to be healthy"):
+        wait_healthy(topology, [f"{topology.name}-keycloak"])
+    for line in roster.ensure_roster(topology):
+        progress.changed(line)
+    if certificates.operator_revoked(project):
+        progress.warn(
+            "Keycloak's realm was not compared with federation.yaml, because the operator's certificate was revoked: "
+            "flowerbed ca issue operator and make up do that."
         )
-    )
+        return
+    from . import realm  # its libraries take most of a second to import
+
+    with progress.step("comparing Keycloak's realm with federation.yaml"):
+        for line in realm.reconcile(project, topology, dry_run=False):
+            progress.changed(line)
 
 
-# The CLI's home is a tmpfs: its connection is laid there first.
-FLWR_HOME = "mkdir -p $FLWR_HOME && cp /config/config.toml $FLWR_HOME/\n"
+def unregistered(project: Project, topology: Topology) -> list[str]:
+    """Return the sites whose SuperNodes the SuperLink does not know yet."""
+    known = {node["supernode"] for node in superlink_status(topology)["nodes"]}
+    keys = secrets.supernode_keys(project, topology)
+    return [site.name for site in topology.sites if keys[site.name] not in known]
+
+
+def register(project: Project, topology: Topology, sites: list[str]) -> None:
+    """Register SuperNodes with `flwr supernode register` as the kit's own account, in one container."""
+    commands = "".join(f'flwr supernode register /keys/{site}.pub --name {site} & pids="$pids $!"\n' for site in sites)
+    script = f"{accounts.LOGIN}pids=\n{commands}for pid in $pids; do wait $pid || exit 1; done\n"
+    keys = ["-v", f"{project.build / 'supernode-keys'}:/keys:ro"]
+    command = docker.compose(project, "core", "run", "--rm", "-T", *keys, "--entrypoint", "sh", "cli", "-euc", script)
+    token = accounts.token(project, topology, accounts.KIT_CLIENT)
+    docker.run(command, stdin=accounts.credentials(topology, token) + "\n")
 
 
 def superlink_status(topology: Topology) -> dict[str, list[dict[str, Any]]]:

@@ -14,8 +14,8 @@ from typing import Any
 
 import yaml
 
+from flowerbed_cli import accounts, firewall
 from flowerbed_cli import docker as kit_docker
-from flowerbed_cli import firewall
 from flowerbed_cli.project import Project
 from flowerbed_topology import Topology, load
 
@@ -57,17 +57,18 @@ FEDERATION: dict[str, Any] = {
 }
 
 
-def docker(*arguments: str, check: bool = True, stdin: str | None = None, timeout: float = 300) -> str:
-    """Run docker; return both streams."""
-    done = subprocess.run(
+def docker(*arguments: str, check: bool = True, stdin: str | int | None = None, timeout: float = 300) -> str:
+    """Run docker, fed with a text or a file descriptor; return both streams."""
+    given: dict[str, Any] = {"stdin": stdin} if isinstance(stdin, int) else {"input": stdin}
+    done: subprocess.CompletedProcess[str] = subprocess.run(
         ["docker", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
-        input=stdin,
         timeout=timeout,
         env=kit_docker.environment(),
+        **given,
     )
     assert not check or done.returncode == 0, f"docker {' '.join(arguments)}: {done.stdout}"
     return done.stdout
@@ -129,14 +130,17 @@ class Federation:
         """Return everything that a container has logged."""
         return docker("logs", self.container(service))
 
-    def flwr(self, script: str, *options: str, check: bool = True, timeout: float = 600) -> str:
-        """Run a shell script beside the `flwr` CLI, in a researcher's place."""
+    def flwr(
+        self, script: str, *options: str, check: bool = True, timeout: float = 600, account: str = "pipeline-demo"
+    ) -> str:
+        """Run a shell script beside the `flwr` CLI as the demo pipeline, or as another client that needs no person."""
         env = ["--env-file", str(KIT / "versions.env"), "--env-file", str(self.root / "build" / "core.env")]
-        prepare = "mkdir -p $FLWR_HOME && cp /config/config.toml $FLWR_HOME/\n"
-        return docker(
+        command = [
             "compose", *env, "-f", str(KIT / "compose" / "core.yaml"), "run", "--rm", "-T", *options,
-            "--entrypoint", "sh", "cli", "-euc", prepare + script, check=check, timeout=timeout,
-        )  # fmt: skip
+            "--entrypoint", "sh", "cli", "-euc", accounts.LOGIN + script,
+        ]  # fmt: skip
+        with accounts.fed(Project(self.root), self.topology, account) as credentials:
+            return docker(*command, check=check, timeout=timeout, stdin=credentials)
 
     def submit(self, app: Path, config: str = "") -> int:
         """Submit an app and return its run id, without waiting."""

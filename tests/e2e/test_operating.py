@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
+from flowerbed_cli import consumers, reload, secrets
 from flowerbed_cli import docker as kit_docker
-from flowerbed_cli import reload, secrets
 from flowerbed_cli.project import Project
 
 from .federation import FEDERATION, KIT, STACK, Federation, docker
@@ -129,7 +129,8 @@ def test_an_up_that_was_killed_before_the_reload_is_finished_by_the_next(federat
     old = served_serial(port, name)
     # What `up` has done when it dies between laying out and reloading: the kit's own steps, in its own order.
     project = Project(federation.root)
-    secrets.ensure_deployed(project, secrets.core_consumers(project), before=lambda due: reload.note(project, due))
+    laid_out = consumers.core_consumers(project, topology)
+    secrets.ensure_deployed(project, laid_out, before=lambda due: reload.note(project, due))
     assert served_serial(port, name) == old
     federation.flowerbed("up")
     wait_for("the edge serves its new certificate", lambda: served_serial(port, name) != old, 10, 0.2)

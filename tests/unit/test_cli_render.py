@@ -88,6 +88,29 @@ def test_the_firewall_table_is_the_golden_one(topology: Topology) -> None:
     check_golden("firewall.nft", firewall.ruleset(topology))
 
 
+@pytest.mark.parametrize(
+    ("bind", "rule"),
+    [
+        ("127.0.0.2", ""),
+        (
+            "10.1.2.3",
+            "ct status dnat ct original ip daddr 10.1.2.3 ip daddr 172.27.0.2 tcp dport { 8443, 8080 } accept",
+        ),
+        (
+            "0.0.0.0",
+            "ct status dnat ct original ip daddr != 127.0.0.0/8 ip daddr 172.27.0.2 tcp dport { 8443, 8080 } accept",
+        ),
+    ],
+)
+def test_the_firewall_lets_others_reach_an_edge_that_is_published_for_them(
+    tmp_path: Path, bind: str, rule: str
+) -> None:
+    published = YAML.replace("edge: {", f"edge: {{bind: {bind}, ")
+    text = firewall.ruleset(topology_of(tmp_path, published))
+    assert ("ct status dnat" in text) == bool(rule)
+    assert rule in text
+
+
 def test_every_golden_file_is_used(rendered: dict[str, str]) -> None:
     assert {path.name for path in GOLDEN.iterdir()} <= {name.replace("/", "-") for name in rendered} | {"firewall.nft"}
 

@@ -16,10 +16,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowerbed_cli import reload, secrets
+from flowerbed_cli import consumers, reload, secrets
+from flowerbed_cli.consumers import pem
 from flowerbed_cli.project import Project
-from flowerbed_cli.secrets import Consumer, archive, difference, ensure_deployed, ensure_kept, pem, stamp
-from flowerbed_topology import Topology
+from flowerbed_cli.secrets import Consumer, archive, difference, ensure_deployed, ensure_kept, stamp
+from flowerbed_topology import Topology, parse
 
 
 @pytest.fixture
@@ -154,6 +155,77 @@ def test_a_container_takes_up_what_was_laid_out_after_its_start(
     assert reload.ensure_reloaded(project, topology) == []
     assert done == (["example-edge"] if reloaded else [])
     assert not list(reload.directory(project).glob("*.json"))
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "reloaded"),
+    [
+        ("postgres", {"tls.crt"}, True),
+        ("postgres", {"audit.password"}, False),  # it makes roles at its start
+        ("gateway-north", {"client.crt"}, True),
+        ("keycloak", {"keycloak.conf"}, False),
+        ("superlink", {"pgpass"}, False),
+    ],
+)
+def test_what_is_read_only_at_a_start_needs_one(name: str, files: set[str], reloaded: bool) -> None:
+    assert reload.reloads(name, files) is reloaded
+
+
+@pytest.fixture
+def authority(project: Project, topology: Topology) -> Project:
+    """A project whose certificates are stood in for by texts."""
+    for directory in ("issued", "private"):
+        (project.pki / directory).mkdir(parents=True)
+    for name in ("ca.crt", "crl.pem"):
+        (project.pki / name).write_text(name)
+    for leaf in ("edge", "superlink", "postgres", "keycloak"):
+        (project.pki / "issued" / f"{leaf}.crt").write_text("-----BEGIN CERTIFICATE-----\n")
+        (project.pki / "private" / f"{leaf}.key").write_text(f"key of {leaf}")
+    return project
+
+
+@pytest.fixture
+def topology() -> Topology:
+    return parse("""
+organisations: [{name: north, title: North, site: {number: 1, data: {directory: /srv}}}]
+federations: [{name: main, organisations: [north]}]
+pipelines: [{name: nightly, organisation: north}]
+""")
+
+
+def test_each_container_finds_what_it_needs_and_no_more(authority: Project, topology: Topology) -> None:
+    found = {item.name: item for item in consumers.core_consumers(authority, topology)}
+    served = {"tls.crt", "tls.key", "ca.crt"}
+    assert {name: set(item.files) for name, item in found.items()} == {
+        "postgres": served | {f"{role}.password" for role in ("superlink", "keycloak", "flowerbed", "audit")},
+        "keycloak": served | {"keycloak.conf"},
+        "edge": served | {"crl.pem", "edge-header.conf"},
+        "superlink": served | {"crl.pem", "edge.token", "superexec.secret", "pgpass"},
+        "serverapp": {"ca.crt", "superexec.secret"},
+        "cli": {"ca.crt"},
+    }
+    assert found["keycloak"].uid == 9706
+    assert found["keycloak"].files["tls.key"] == b"key of keycloak"
+
+
+def test_passwords_reach_both_sides_and_nobody_else(authority: Project, topology: Topology) -> None:
+    found = {item.name: item.files for item in consumers.core_consumers(authority, topology)}
+    kept = {path.stem: path.read_text() for path in (authority.secrets / "kit").glob("*.password")}
+    assert len(set(kept.values())) == 4
+    lines = found["superlink"]["pgpass"].decode().splitlines()
+    assert lines == [f"postgres:5432:{role}:{role}:{kept[role]}" for role in ("superlink", "flowerbed", "audit")]
+    assert f"db-password={kept['keycloak']}\n" in found["keycloak"]["keycloak.conf"].decode()
+    for role, holders in {"keycloak": {"postgres", "keycloak"}, "audit": {"postgres", "superlink"}}.items():
+        assert {
+            name for name, files in found.items() if any(kept[role].encode() in text for text in files.values())
+        } == holders
+
+
+def test_every_confidential_client_has_a_secret_of_its_own_for_good(project: Project, topology: Topology) -> None:
+    found = consumers.client_secrets(project, topology)
+    assert set(found) == {"kit", "hub", "grafana", "pipeline-nightly"}
+    assert len(set(found.values())) == 4
+    assert consumers.client_secrets(project, topology) == found
 
 
 def test_laying_out_again_what_the_stamp_says_already_counts_as_now(project: Project, consumer: Consumer) -> None:

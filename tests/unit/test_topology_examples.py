@@ -172,6 +172,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     (document(identity={"password": "x"}), "identity.password", "one of demo_people, access_token_minutes"),
     (with_pipeline(name="kit"), "pipelines[0].name", "the kit uses that name"),
     (with_pipeline(name="researcher-north"), "pipelines[0].name", "those of demo people"),
+    (with_pipeline(name="pipeline-a"), "pipelines[0].name", "leave that out"),
     (with_pipeline(name="Night Job"), "pipelines[0].name", "lower-case letters"),
     (with_pipeline(organisation="nord"), "pipelines[0].organisation", "give one of north, south"),
     (with_pipeline(organisation="south"), "pipelines[0].organisation", "part of no federation"),
