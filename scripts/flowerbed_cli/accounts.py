@@ -144,7 +144,7 @@ def trouble(who: str, answer: httpx.Response) -> str:
     remedies = {
         404: f"{who} knows no such address: run make up, which sets it up.",
         429: f"Too many requests reached {who} from here: wait a minute.",
-        502: f"{who} does not answer behind the edge: make status says what is wrong (docs/runbooks/keycloak-down.md).",
+        502: f"{who} does not answer behind the edge: make status says what is wrong, make up starts it.",
     }
     status = 502 if answer.status_code in (502, 503, 504) else answer.status_code
     return remedies.get(status, f"{who} answered {answer.status_code}: make logs shows why.")

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -141,11 +142,13 @@ def reset(project: Project, topology: Topology, name: str) -> list[str]:
     return [told if demo else passwords.announcement(project, name)]
 
 
-def table(accounts: Sequence[dict[str, Any]]) -> Table:
+def table(accounts: Sequence[people.Account]) -> Table:
     """Return accounts as a table that 80 columns hold."""
-    made = Table(title="People and pipelines", title_justify="left")
-    for name in ("name", "kind", "organisation", "roles", "federations", "enabled"):
-        made.add_column(name, overflow="fold")
+    made = Table(title="People and pipelines", title_justify="left", box=box.SIMPLE_HEAD)
+    made.add_column("name", no_wrap=True)
+    for heading in ("kind", "organisation", "roles", "federations"):
+        made.add_column(heading, overflow="fold")
+    made.add_column("enabled", no_wrap=True)
     for item in accounts:
         enabled = Text("yes", "green") if item["enabled"] else Text("no", "red")
         lists = [Text(" ".join(item[key] or [])) for key in ("roles", "federations")]
