@@ -39,11 +39,11 @@ class Chain:
             if found is None:
                 raise Tampered(f"Record {expected} was changed: line {expected} does not have the form of a record.")
             number, record, stated = found.groups()
+            head = sha256(self.head + b"%d:" % expected + record).digest()
+            if head.hex().encode() != stated:
+                raise Tampered(_broken(expected) if int(number) == expected else _misplaced(int(number), expected))
             if int(number) != expected:
-                raise Tampered(_misplaced(int(number), expected))
-            head = sha256(self.head + number + b":" + record).digest()
-            if head.hex() != stated.decode():
-                raise Tampered(_broken(expected))
+                raise Tampered(f"Record {expected} was changed: it is numbered {int(number)}.")
             if known.get(expected, head) != head:
                 raise Tampered(rewritten(expected))
             self.count, self.head = expected, head
