@@ -33,8 +33,8 @@ status: $(VENV)/.ready ## one line per service and site
 logs: $(VENV)/.ready ## what the containers log (SERVICE=superlink for one)
 	@$(FLOWERBED) logs $(SERVICE)
 
-run: $(VENV)/.ready ## submit an app and follow it (APP=folder, CONFIG="num-server-rounds=5")
-	@$(FLOWERBED) run $(if $(APP),--app '$(APP)') $(if $(CONFIG),--run-config '$(CONFIG)')
+run: $(VENV)/.ready ## submit an app and follow it (APP=folder, CONFIG="num-server-rounds=5", AS=pipeline)
+	@$(FLOWERBED) run $(if $(APP),--app '$(APP)') $(if $(CONFIG),--run-config '$(CONFIG)') $(if $(AS),--as '$(AS)')
 
 demo: ## everything, from an empty host to a finished private training run
 	@scripts/demo.sh
