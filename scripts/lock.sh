@@ -23,7 +23,8 @@ lock() {
 }
 
 runtime="flwr==$FLWR_VERSION
-psycopg[binary]==$PSYCOPG_VERSION"
+psycopg[binary]==$PSYCOPG_VERSION
+PyJWT[crypto]==$PYJWT_VERSION"
 training="flwr==$FLWR_VERSION
 opacus==$OPACUS_VERSION
 scikit-learn==$SCIKIT_LEARN_VERSION"

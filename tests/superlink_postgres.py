@@ -63,6 +63,20 @@ class Postgres:
     def create_database(self, name: str = "superlink") -> None:
         self.sql(f"CREATE DATABASE \"{name}\" ENCODING 'UTF8' TEMPLATE template0", "postgres")
 
+    def create_kit(self) -> None:
+        """Make the kit's own database and the audit trail's, as the kit's image does."""
+        self.sql("CREATE ROLE postgres SUPERUSER", "postgres")
+        for role in ("flowerbed", "audit"):
+            self.sql(f"CREATE ROLE {role} LOGIN PASSWORD '{self.password}'", "postgres")
+        self.create_database("flowerbed")
+        self.sql("ALTER DATABASE flowerbed OWNER TO flowerbed", "postgres")
+        self.create_database("audit")
+        self.sql((Path(__file__).parents[1] / "postgres" / "audit.sql").read_text(), "audit")
+
+    def url_of(self, role: str) -> str:
+        """Return the URL of a role's own database."""
+        return f"postgresql://{role}@localhost:{self.port}/{role}"
+
     def sql(self, statement: str, database: str = "superlink") -> str:
         command = [
             "psql",
@@ -74,11 +88,16 @@ class Postgres:
             "superlink",
             "-d",
             database,
-            "-Atc",
-            statement,
+            "-At",
+            "-v",
+            "ON_ERROR_STOP=1",
         ]
         environment = {**os.environ, "PGPASSWORD": self.password}
-        return subprocess.run(command, check=True, capture_output=True, text=True, env=environment, timeout=30).stdout
+        done = subprocess.run(
+            command, input=statement, check=False, capture_output=True, text=True, env=environment, timeout=30
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     def stop(self) -> None:
         self._run("pg_ctl", "-D", str(self.directory / "data"), "-m", "fast", "-w", "stop")

@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 from cryptography import x509
 
+from superlink_identity import Issuer, Person, credentials, person
 from superlink_postgres import Postgres
 from superlink_support import (
     Authority,
@@ -127,15 +128,22 @@ class World:
         (secrets / "tls.crt").write_bytes(pem(authority.issue(key, names)))
         (secrets / "tls.key").write_bytes(private_pem(key))
         (secrets / "superexec.secret").write_text(os.urandom(32).hex())
-        (secrets / "pgpass").write_text(f"localhost:*:*:superlink:{self.postgres.password}\n")
+        roles = ("superlink", "flowerbed", "audit")
+        (secrets / "pgpass").write_text("".join(f"localhost:*:*:{r}:{self.postgres.password}\n" for r in roles))
         (secrets / "pgpass").chmod(0o400)
         self.port, self.log = free_port(), root / "superlink.log"
+        self.issuer_port = free_port()
+        self.issuer = Issuer(f"https://localhost:{self.issuer_port}")
+        self.logged_in: Person = KIT
 
     @property
     def environment(self) -> dict[str, str]:
         """The environment of the SuperLink's container."""
         own = {
             "FLOWERBED_DATABASE": self.postgres.url,
+            "FLOWERBED_KIT_DATABASE": self.postgres.url_of("flowerbed"),
+            "FLOWERBED_AUDIT_DATABASE": self.postgres.url_of("audit"),
+            "FLOWERBED_ISSUER": self.issuer.issuer,
             "FLOWERBED_PUBLIC_URL": "https://superlink.flowerbed.test:8443",
             "FLOWERBED_SECRETS": str(self.secrets),
             "FLOWERBED_CONFIG": str(self.config),
@@ -211,13 +219,52 @@ class World:
             yield node
 
     def configure_cli(self, port: int, home: str = "cli") -> None:
-        """Write a home for the CLI that names the stand-in on this port."""
+        """Write a home for the CLI that names the stand-in on this port, with whoever is logged in."""
         directory = self.root / home
         directory.mkdir(exist_ok=True)
         (directory / "config.toml").write_text(
             f'[superlink]\ndefault = "test"\n[superlink.test]\naddress = "localhost:{port}"\n'
             f'root-certificates = "{self.secrets / "ca.crt"}"\n'
         )
+        account = self.logged_in
+        stored = credentials(f"localhost:{port}", self.issuer.token(account), self.issuer.refresh_token(account))
+        (directory / "credentials.yaml").write_text(stored)
+
+    @contextmanager
+    def as_(self, account: Person) -> Iterator[None]:
+        """Use the CLI as another account."""
+        before, self.logged_in = self.logged_in, account
+        try:
+            yield
+        finally:
+            self.logged_in = before
+
+    def bearer(self, account: Person) -> dict[str, str]:
+        """Return the header with which an account asks."""
+        return {"authorization": f"Bearer {self.issuer.token(account)}"}
+
+    def people(self, *arguments: str, given: object = None) -> subprocess.CompletedProcess[str]:
+        """Run `python -m flowerbed_superlink.people`."""
+        command = [sys.executable, "-m", "flowerbed_superlink.people", *arguments]
+        stdin = None if given is None else json.dumps(given)
+        return subprocess.run(
+            command, input=stdin, capture_output=True, text=True, env=self.environment, timeout=60, check=False
+        )
+
+    def add(self, *accounts: Person) -> None:
+        """Put people into the list, and give them the ids that they got."""
+        entries = [_entry(account) for account in accounts]
+        done = self.people("put", given=entries)
+        assert done.returncode == 0, done.stderr
+        aids = {row["name"]: row["aid"] for row in json.loads(done.stdout)}
+        for account in accounts:
+            account.aid = aids[account.name]
+
+    def trail(self, **wanted: object) -> list[dict[str, object]]:
+        """Return the audit records in which these keys have these values, oldest first."""
+        rows = self.postgres.sql("SELECT record FROM audit.trail ORDER BY seq", "audit").splitlines()
+        records: list[dict[str, object]] = [json.loads(row) for row in rows]
+        return [record for record in records if wanted.items() <= record.items()]
 
     def flwr(self, port: int, *arguments: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
         """Run the CLI against the stand-in on this port."""
@@ -234,9 +281,23 @@ class World:
         """Register a site's SuperNode, as `make up` does."""
         public = self.root / f"{site.name}.pub"
         public.write_bytes(_openssh_public(site))
-        done = self.flwr(port, "supernode", "register", str(public), "--name", site.name)
+        with self.as_(KIT):
+            done = self.flwr(port, "supernode", "register", str(public), "--name", site.name)
         assert done.returncode == 0, done.stdout + done.stderr
 
+
+def _entry(account: Person) -> dict[str, object]:
+    return {
+        "name": account.name,
+        "kind": "person",
+        "organisation": account.organisation or None,
+        "roles": account.roles,
+        "federations": account.federations,
+    }
+
+
+KIT = Person("kit", "flowerbed", ["operator"], organisation="", federations=[], client="kit")
+RESEARCHER = person("researcher-north", "researcher")
 
 TLS_FILES = {"certfile": "tls.crt", "keyfile": "tls.key", "ca-certfile": "ca.crt"}
 

@@ -203,7 +203,7 @@ def write_material(root: Path, authority: Authority, sites: list[TestSite]) -> t
 def federation(sites: list[TestSite]) -> dict[str, object]:
     return {
         "domain": DOMAIN,
-        "consortium": "Test consortium",
+        "consortium": "testers",
         "sites": {s.name: {"organisation": s.organisation, "supernode": fingerprint(s.key)} for s in sites},
         "federations": {"main": [s.name for s in sites]},
     }

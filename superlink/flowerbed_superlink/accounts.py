@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID
+from flowerbed_superlink.directory import directory
+from flowerbed_superlink.errors import PeopleError
+from flowerbed_superlink.log import event
 
 
 def resolve_account_ids(ids: Iterable[str]) -> dict[str, str]:
     """Return a name for every id asked for; an id that nobody knows is its own name, since Flower looks up each."""
-    return {aid: NOOP_ACCOUNT_NAME if aid == NOOP_FLWR_AID else aid for aid in ids}
+    try:
+        accounts = directory().accounts()
+    except PeopleError as error:
+        event("people-not-read", error=str(error))
+        accounts = {}
+    return {aid: accounts[aid].name if aid in accounts else aid for aid in ids}

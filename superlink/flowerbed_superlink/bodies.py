@@ -84,7 +84,7 @@ class Holding:
             self._add(len(chunk := message.get("body", b"")))
             body += chunk
             more = message.get("more_body", False)
-        return _replay(bytes(body), receive)
+        return replay(bytes(body), receive)
 
     def _add(self, size: int) -> None:
         if any(self._used[key] + size > limit for key, limit in self._limits.items()):
@@ -94,7 +94,8 @@ class Holding:
             self._used[key] += size
 
 
-def _replay(body: bytes, receive: Receive) -> Receive:
+def replay(body: bytes, receive: Receive) -> Receive:
+    """Return a `receive` that gives out a whole body at once, then what `receive` gives."""
     messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replayed() -> Message:

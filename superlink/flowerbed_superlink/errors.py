@@ -29,6 +29,26 @@ class TrailUnavailable(FlowerbedError):  # noqa: N818  says what the trail is, a
     """A record is not known to be in the audit trail; what it would have announced must not be done."""
 
 
+class TokenError(FlowerbedError):
+    """An access token is not valid; the message is one sentence for its bearer and holds nothing of the token."""
+
+
+class ProviderError(FlowerbedError):
+    """The identity provider cannot be asked right now; the message is one sentence."""
+
+
+class ProviderRefusalError(ProviderError):
+    """The identity provider refused; `code` is an error code of RFC 6749, section 5.2, or RFC 8628, section 3.5."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(f"The identity provider refused: {code}.")
+        self.code = code
+
+
+class PeopleError(FlowerbedError):
+    """The list of people was given something wrong, or cannot be read; the message is one sentence."""
+
+
 class Refused(Exception):  # noqa: N818  a verdict, not a fault
     """The request ends here with this status; `detail` is what the client reads, `why` what the log says."""
 

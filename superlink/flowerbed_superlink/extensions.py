@@ -16,13 +16,18 @@ from fastapi.routing import RouteContext, iter_route_contexts
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware
 
-from flowerbed_superlink.artifacts import router
+from flowerbed_superlink import artifacts, views
+from flowerbed_superlink.access import Access
+from flowerbed_superlink.arrivals import Arrivals
+from flowerbed_superlink.directory import directory
 from flowerbed_superlink.gate import Gate
 from flowerbed_superlink.health import prove_alive
 from flowerbed_superlink.material import Material
 from flowerbed_superlink.routes import check_routes
 from flowerbed_superlink.settings import settings
 from flowerbed_superlink.submissions import check_submission
+from flowerbed_superlink.tokens import tokens
+from flowerbed_superlink.trail import trail
 
 THREADS = 160  # beside uvicorn's and the executor's own, below the container's limit of 300
 
@@ -30,8 +35,12 @@ LifespanContext = Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, A
 
 
 def get_middleware() -> tuple[Middleware, ...]:
-    """Return the gate; Flower puts it in front of everything of its own."""
-    return (Middleware(Gate, material=Material(settings().secrets, settings().config)),)
+    """Return the gate and, within it, access control; Flower puts them in front of everything of its own."""
+    material = Material(settings().secrets, settings().config)
+    return (
+        Middleware(Gate, material=material, arrivals=Arrivals(trail(), material)),
+        Middleware(Access, tokens=tokens(), directory=directory(), trail=trail()),
+    )
 
 
 def configure_app(app: FastAPI) -> None:
@@ -40,7 +49,8 @@ def configure_app(app: FastAPI) -> None:
     Raises:
         StartupError: Flower has a route that we do not know, or lacks one that we need.
     """
-    app.include_router(router)
+    app.include_router(artifacts.router)
+    app.include_router(views.router)
     app.user_middleware.append(Middleware(BaseHTTPMiddleware, dispatch=check_submission))
     check_routes(path for context in iter_route_contexts(app.routes) if (path := _path(context)))
 

@@ -10,12 +10,11 @@ here answers 401, and no 5xx but 502 to 504 leaves `/v1/fleet/`.
 
 from __future__ import annotations
 
-import hmac
 import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING
 from flowerbed_superlink.bodies import MIB, Bodies, Disconnected, Holding
 from flowerbed_superlink.errors import MaterialError, Refused
 from flowerbed_superlink.log import event
+from flowerbed_superlink.material import CERTIFICATE_HEADER, EDGE_HEADER, PUBLIC_KEY_HEADER
 from flowerbed_superlink.routes import (
     ARTIFACTS,
     CONTROL,
@@ -31,6 +31,7 @@ from flowerbed_superlink.routes import (
     FLEET,
     FLEET_ROUTES,
     HEALTH,
+    OUR_ROUTES,
     RUNTIME,
     RUNTIME_ROUTES,
 )
@@ -38,19 +39,19 @@ from flowerbed_superlink.routes import (
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from flowerbed_superlink.arrivals import Arrivals
     from flowerbed_superlink.material import Material
 
-EDGE_HEADER = b"x-flowerbed-edge"
-CERTIFICATE_HEADER = b"x-flowerbed-client-cert"
-PUBLIC_KEY_HEADER = b"flwr-public-key"
 
 FLEET_BODY = RUNTIME_BODY = 64 * MIB
 START_RUN_BODY = 11 * MIB  # an app bundle is at most 10 MiB
 CONTROL_BODY = MIB
 STREAM_BODY = MIB // 16  # held in the budget for as long as a log is followed
+LOGIN_BODY = MIB // 32  # of people whom nobody knows yet
 
 # How many may be served at once. A followed log holds a handler's thread (extensions.THREADS) until its run ends.
-STREAM_LOGS = CONTROL + "stream-logs"
+START_RUN, STREAM_LOGS = CONTROL + "start-run", CONTROL + "stream-logs"
+LOGINS = {CONTROL + name: LOGIN_BODY for name in ("get-login-details", "get-auth-tokens", "refresh-auth-tokens")}
 AT_ONCE = {STREAM_LOGS: 60, ARTIFACTS: 8}
 
 _CROWDED = {
@@ -80,8 +81,8 @@ class Head:
 class Gate:
     """Refuse what is not allowed; never let a Fleet request end in a 5xx that ends a SuperNode."""
 
-    def __init__(self, app: ASGIApp, material: Material) -> None:
-        self._app, self._material = app, material
+    def __init__(self, app: ASGIApp, material: Material, arrivals: Arrivals) -> None:
+        self._app, self._material, self._arrivals = app, material, arrivals
         self._bodies = Bodies()
         self._serving: Counter[str] = Counter()
 
@@ -102,10 +103,12 @@ class Gate:
                 if head.method == "POST":
                     receive = await held.enter_context(self._holding(head)).receive(receive, length)
                 held.enter_context(self._place(head))
+                await self._arrivals.begin(head)
             except Disconnected:
                 return
             except Refused as refused:
                 _log_refusal(head, refused)
+                self._arrivals.refused(head, refused)
                 await _answer(send, refused.status, refused.detail)
                 return
             await self._pass(head, scope, receive, send)
@@ -129,7 +132,7 @@ class Gate:
     async def _pass(self, head: Head, scope: Scope, receive: Receive, send: Send) -> None:
         scope["headers"] = [h for h in scope["headers"] if h[0] not in (EDGE_HEADER, CERTIFICATE_HEADER)]
         if head.path.startswith(FLEET):
-            await _guard_fleet(self._app, scope, receive, send)
+            await _guard_fleet(self._app, scope, receive, send, lambda status: self._arrivals.ended(head, status))
         else:
             await self._app(scope, receive, send)
 
@@ -159,7 +162,7 @@ def _check_route(head: Head) -> None:
     api = FLEET_ROUTES | CONTROL_ROUTES | RUNTIME_ROUTES
     if head.method == "POST" and head.path in api:
         return
-    if head.method == "GET" and _TOKEN_PATH.fullmatch(head.path):
+    if head.method == "GET" and (head.path in OUR_ROUTES or _TOKEN_PATH.fullmatch(head.path)):
         return
     raise Refused(HTTPStatus.NOT_FOUND, _NO_ROUTE, "route not allowed")
 
@@ -170,8 +173,7 @@ def _check_inside(head: Head) -> None:
 
 
 def _check_edge(head: Head, material: Material) -> None:
-    tokens = head.all(EDGE_HEADER)
-    if len(tokens) != 1 or not hmac.compare_digest(tokens[0], material.edge_token()):
+    if not material.from_edge(head.all(EDGE_HEADER)):
         raise Refused(HTTPStatus.FORBIDDEN, "This API is served through the edge only.", "no valid edge token")
 
 
@@ -205,10 +207,10 @@ def _check_body(head: Head) -> int:
 def _body_limit(path: str) -> int:
     if not path.startswith(CONTROL):
         return FLEET_BODY
-    return {CONTROL + "start-run": START_RUN_BODY, STREAM_LOGS: STREAM_BODY}.get(path, CONTROL_BODY)
+    return {START_RUN: START_RUN_BODY, STREAM_LOGS: STREAM_BODY, **LOGINS}.get(path, CONTROL_BODY)
 
 
-async def _guard_fleet(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+async def _guard_fleet(app: ASGIApp, scope: Scope, receive: Receive, send: Send, ended: Callable[[int], None]) -> None:
     """Pass a Fleet request on, and turn every failure of ours into one that the SuperNode retries."""
     started = False
 
@@ -219,6 +221,7 @@ async def _guard_fleet(app: ASGIApp, scope: Scope, receive: Receive, send: Send)
             if message["status"] >= 500 and message["status"] not in _KEPT_5XX:
                 event("fleet-error", path=scope["path"], status=message["status"], answered=503)
                 message = {**message, "status": int(HTTPStatus.SERVICE_UNAVAILABLE)}
+            ended(message["status"])
         await send(message)
 
     try:
@@ -227,6 +230,7 @@ async def _guard_fleet(app: ASGIApp, scope: Scope, receive: Receive, send: Send)
         event("fleet-error", path=scope["path"], error=f"{type(error).__name__}: {error}", answered=503)
         if started:
             raise
+        ended(int(HTTPStatus.SERVICE_UNAVAILABLE))
         await _answer(send, HTTPStatus.SERVICE_UNAVAILABLE, "The SuperLink failed, try again.")
 
 

@@ -23,15 +23,19 @@ if TYPE_CHECKING:
 
 
 def get_control_authn_ee_plugins() -> dict[str, type[ControlAuthnPlugin]]:
-    """Return the login plugins: none yet, so Flower's account without login is everybody's."""
-    return {}
+    """Return the login plugin; the launcher has it loaded by FLWR_OIDC_ENABLED."""
+    from flwr.common.constant import AuthnType
+
+    from flowerbed_superlink.login import OidcLogin
+
+    return {AuthnType.OIDC: OidcLogin}
 
 
 def get_ee_federation_manager() -> FederationManager:
     """Return the federation manager."""
     from flowerbed_superlink.federations import FlowerbedFederationManager
 
-    return FlowerbedFederationManager()
+    return FlowerbedFederationManager(settings().config)
 
 
 def get_ee_objectstore_factory(database: str) -> ObjectStoreFactory:

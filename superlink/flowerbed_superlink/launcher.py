@@ -22,7 +22,8 @@ import psycopg
 
 from flowerbed_superlink import hooks
 from flowerbed_superlink.database import connect
-from flowerbed_superlink.errors import StartupError
+from flowerbed_superlink.errors import MaterialError, StartupError
+from flowerbed_superlink.kit import ensure_schema, open_kit
 from flowerbed_superlink.log import event
 from flowerbed_superlink.settings import Settings, settings
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 FLWR_VERSION = "1.41.0"
 RETRY_S = 1.0
 _OURS = frozenset({"timeout_graceful_shutdown", "server_header", "ws"})  # what we give uvicorn and Flower does not
-_QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
+_SWITCHES = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "FLWR_OIDC_ENABLED": "1"}
 _TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = current_schema()"
 _FILES = ("tls.crt", "tls.key", "ca.crt", "crl.pem", "pgpass", "edge.token", "superexec.secret")
 
@@ -54,11 +55,12 @@ def run() -> None:
     Raises:
         StartupError: something is missing or wrong; nothing was served.
     """
-    os.environ.update(_QUIET)
+    os.environ.update(_SWITCHES)
     config = settings()
     check_version()
     check_files(config)
     wait_for_database(config)
+    ensure_kit_schema()
     register_hooks()
     serve(config)
 
@@ -109,6 +111,19 @@ def wait_for_database(config: Settings) -> None:
             time.sleep(RETRY_S)
         else:
             return
+
+
+def ensure_kit_schema() -> None:
+    """Make the tables of the kit's own database.
+
+    Raises:
+        StartupError: it does not let us in, or refuses.
+    """
+    try:
+        with open_kit() as connection:
+            ensure_schema(connection)
+    except psycopg.Error as error:
+        raise StartupError(f"The kit's database cannot be used: {' '.join(str(error).split())}.") from error
 
 
 def check_tables(names: set[str]) -> None:
@@ -202,11 +217,24 @@ class BoundedUvicorn:
             StartupError: Flower has fallen back to something of its own.
         """
         check_in_force(app)
+        adopt(app)
         if not _OURS.isdisjoint(options) or options.get("workers") != 1:
             raise StartupError("Flower calls uvicorn in another way than flwr 1.41.0 does: install the pinned version.")
         signal.signal(signal.SIGTERM, _stopped)
         event("serving", host=options["host"], port=options["port"], flwr=FLWR_VERSION)
         self._uvicorn.run(app, **options, timeout_graceful_shutdown=self._stop_s, server_header=False, ws="none")
+
+
+def adopt(app: FastAPI) -> None:
+    """Give the service identity what it owns.
+
+    Raises:
+        StartupError: federation.json cannot be used.
+    """
+    try:
+        app.state.linkstate_factory.state().adopt()
+    except MaterialError as error:
+        raise StartupError(f"{error}: run `make up` again.") from error
 
 
 def check_in_force(app: FastAPI) -> None:
@@ -215,9 +243,11 @@ def check_in_force(app: FastAPI) -> None:
     Raises:
         StartupError: naming what is not ours.
     """
+    from flowerbed_superlink.access import Access
     from flowerbed_superlink.artifacts import ResultsProvider
     from flowerbed_superlink.federations import FlowerbedFederationManager
     from flowerbed_superlink.gate import Gate
+    from flowerbed_superlink.login import OidcLogin
     from flowerbed_superlink.state import PostgresLinkState, PostgresObjectStore
     from flowerbed_superlink.submissions import check_submission
 
@@ -229,7 +259,9 @@ def check_in_force(app: FastAPI) -> None:
         == {app.state.linkstate_factory.database},
         "federation manager": type(state.federation_manager) is FlowerbedFederationManager,
         "artifact provider": type(app.state.artifact_provider) is ResultsProvider,
+        "login": type(app.state.account_access_dep.authn_plugin) is OidcLogin,
         "gate as outermost middleware": app.user_middleware[0].cls is cast("object", Gate),
+        "access control within it": app.user_middleware[1].cls is cast("object", Access),
         "check of submissions as innermost": app.user_middleware[-1].kwargs.get("dispatch") is check_submission,
         "SuperNode authentication": app.state.enable_supernode_auth is True,
         "SuperExec secret": bool(app.state.superexec_auth_secret),

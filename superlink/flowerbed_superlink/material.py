@@ -5,6 +5,8 @@ The authority's certificate is read once: a new root means a new federation.
 
 from __future__ import annotations
 
+import hmac
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +25,9 @@ from flowerbed_superlink.identity import (
 )
 from flowerbed_superlink.watched import WatchedFile
 
+EDGE_HEADER = b"x-flowerbed-edge"
+CERTIFICATE_HEADER = b"x-flowerbed-client-cert"
+PUBLIC_KEY_HEADER = b"flwr-public-key"
 MIN_TOKEN_LENGTH = 16
 
 # Everything that parsing hostile X.509 and key bytes raises in `cryptography` (seen with Hypothesis).
@@ -54,13 +59,13 @@ class Material:
         self._federation: WatchedFile[Federation] = WatchedFile(config / "federation.json", parse_federation)
         self._token = WatchedFile(secrets / "edge.token", _parse_token)
 
-    def edge_token(self) -> bytes:
-        """Return the token that the edge shares with us.
+    def from_edge(self, tokens: Sequence[bytes]) -> bool:
+        """Whether these values of EDGE_HEADER are the one token that the edge shares with us.
 
         Raises:
             MaterialError: the file is missing or too short to be a secret.
         """
-        return self._token.get()
+        return len(tokens) == 1 and hmac.compare_digest(tokens[0], self._token.get())
 
     def site_problem(self, escaped_certificate: str, public_key: str) -> Problem | None:
         """Return why this certificate with this SuperNode key is refused, or None.
@@ -84,6 +89,21 @@ class Material:
         if (why := _mismatch(certificate, federation, key)) is not None:
             return _problem(certificate, "The client certificate does not belong to this SuperNode.", why, key)
         return None
+
+    def site_names(self, escaped_certificate: str) -> tuple[str, str] | None:
+        """Return site and organisation of a certificate of our authority, revoked or not, or None."""
+        try:
+            certificate = parse_client_certificate(escaped_certificate, self._authority)
+        except _MALFORMED:
+            return None
+        return certificate.site, certificate.organisation
+
+    def supernode(self, public_key: str) -> str | None:
+        """Return the fingerprint of a SuperNode key as it is sent, or None if it is no key."""
+        try:
+            return key_fingerprint(public_key)
+        except _MALFORMED:
+            return None
 
 
 def _mismatch(certificate: ClientCertificate, federation: Federation, key: str) -> str | None:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from flowerbed_superlink.errors import StartupError
 
 FLEET, CONTROL, RUNTIME, ARTIFACTS = "/v1/fleet/", "/v1/control/", "/v1/runtime/", "/artifacts/"
+OURS = "/v1/flowerbed/"
 HEALTH = "/health"
 ARTIFACT_ROUTE = "/artifacts/{token}"
 
@@ -36,7 +37,9 @@ RUNTIME_ROUTES = _under(
     "acquire-task send-task-heartbeat pull-task-input push-task-output push-object pull-object "
     "confirm-message-received push-logs push-messages pull-messages get-nodes",
 )
-ALLOWED = FLEET_ROUTES | CONTROL_ROUTES | RUNTIME_ROUTES | {HEALTH, ARTIFACT_ROUTE}
+# Views of ours across accounts; GET, all others are POST.
+OUR_ROUTES = _under(OURS, "runs sites")
+ALLOWED = FLEET_ROUTES | CONTROL_ROUTES | RUNTIME_ROUTES | OUR_ROUTES | {HEALTH, ARTIFACT_ROUTE}
 
 REFUSED = (
     _under(FLEET, "register-node unregister-node")

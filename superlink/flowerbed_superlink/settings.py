@@ -20,6 +20,8 @@ class Settings:
 
     database: str  # SQLAlchemy URL without a password
     audit_database: str  # libpq URL without a password
+    kit_database: str  # libpq URL without a password: people, and which site ran what
+    issuer: str  # OpenID Connect issuer, without a trailing slash
     public_url: str  # what the edge serves, without a trailing slash
     secrets: Path
     config: Path
@@ -41,6 +43,8 @@ class Settings:
         return cls(
             database=_database(env.get("FLOWERBED_DATABASE", "")),
             audit_database=_libpq(env, "FLOWERBED_AUDIT_DATABASE", "audit"),
+            kit_database=_libpq(env, "FLOWERBED_KIT_DATABASE", "flowerbed"),
+            issuer=_issuer(env.get("FLOWERBED_ISSUER", "")),
             public_url=_public_url(env.get("FLOWERBED_PUBLIC_URL", "")),
             secrets=Path(env.get("FLOWERBED_SECRETS", "/secrets")),
             config=Path(env.get("FLOWERBED_CONFIG", "/config")),
@@ -82,6 +86,15 @@ def _libpq(env: Mapping[str, str], name: str, role: str) -> str:
     if parts.password is not None:
         raise StartupError(f"{name} carries a password: put it into the file pgpass in /secrets instead.")
     return parts.geturl()
+
+
+def _issuer(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme != "https" or not parts.hostname or parts.query or parts.fragment or parts.username is not None:
+        raise StartupError(
+            f"FLOWERBED_ISSUER must be https://auth.<domain>/realms/flowerbed, with :port unless it is 443, found {url!r}."
+        )
+    return url.rstrip("/")
 
 
 def _public_url(url: str) -> str:

@@ -11,7 +11,6 @@ from typing import Any
 import psycopg
 from flwr.server.superlink.linkstate import LinkStateFactory
 from flwr.server.superlink.linkstate.linkstate import LinkState
-from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
 from flwr.supercore.constant import TaskType
 from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.object_store.object_store import ObjectStore
@@ -25,6 +24,7 @@ from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import Insert, insert
 
 from flowerbed_superlink.database import connect_arguments
+from flowerbed_superlink.owned import OwnedLinkState
 from flowerbed_superlink.settings import settings
 
 _CHECKED = {"primary_task_type": 7, "series_id": 8}  # arguments of `create_run`, with their positions
@@ -86,7 +86,7 @@ class PostgresObjectStore(PostgresMixin, SqlObjectStore):
     """Flower's ObjectStore on PostgreSQL."""
 
 
-class PostgresLinkState(PostgresMixin, SqlLinkState):
+class PostgresLinkState(PostgresMixin, OwnedLinkState):
     """Flower's LinkState on PostgreSQL, which starts ServerApps and nothing else, each in a series of its own."""
 
     def create_run(self, *args: Any, **kwargs: Any) -> int:  # noqa: ANN401  as Flower has it

@@ -65,7 +65,7 @@ def _node(row: dict[str, Any]) -> dict[str, Any]:
     return {
         "id": _unsigned(row["node_id"]),
         "name": row["name"],
-        "supernode": _fingerprint(row["public_key"]),
+        "supernode": fingerprint(row["public_key"]),
         "online": online,
         "online_until": _time(until),
         "last_heartbeat": _time(until - HEARTBEAT_PATIENCE * interval if online else None),
@@ -89,7 +89,7 @@ def _run(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _fingerprint(pem: bytes | None) -> str | None:
+def fingerprint(pem: bytes | None) -> str | None:
     """Return the SHA-256 of the SubjectPublicKeyInfo in a PEM, as certificates carry it."""
     lines = (pem or b"").strip().splitlines()
     try:

@@ -11,7 +11,7 @@ import struct
 import tomllib
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -27,6 +27,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware.base import RequestResponseEndpoint
 
+from flowerbed_superlink import asking
+from flowerbed_superlink.errors import MaterialError
 from flowerbed_superlink.log import event
 from flowerbed_superlink.routes import RUNTIME
 
@@ -53,7 +55,7 @@ _UNREADABLE = (
     OSError,
     struct.error,
 )
-_DATABASE_AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeoutError)
+DATABASE_AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeoutError)
 
 
 class BundleError(ValueError):
@@ -66,6 +68,7 @@ async def check_submission(request: Request, call_next: RequestResponseEndpoint)
     try:
         if isinstance(message, StartRunRequest):
             await to_thread.run_sync(_check_start_run, message, limiter=_ONE_CHECK)
+            _choose_federation(request, message)
         if isinstance(message, PushMessagesRequest):
             _check_push(message)
         if isinstance(message, PullArtifactsRequest) and await run_in_threadpool(_pull_unfinished, request, message):
@@ -75,7 +78,12 @@ async def check_submission(request: Request, call_next: RequestResponseEndpoint)
             request.state.protobuf_response = ConfirmMessageReceivedResponse()  # as for an object that is gone already
             return Response()
         return await call_next(request)
-    except _DATABASE_AWAY as error:
+    except MaterialError as error:
+        event("not-ready", path=request.url.path, error=str(error))
+        raise HTTPException(
+            HTTPStatus.SERVICE_UNAVAILABLE, "The SuperLink is not ready, try again.", {"Retry-After": "3"}
+        ) from error
+    except DATABASE_AWAY as error:
         event("database-away", path=request.url.path, error=str(error).splitlines()[0])
         raise HTTPException(
             HTTPStatus.SERVICE_UNAVAILABLE, "The SuperLink's database does not answer, try again.", {"Retry-After": "3"}
@@ -88,6 +96,26 @@ def _check_start_run(message: StartRunRequest) -> None:
     except BundleError as error:
         event("submission-refused", why=str(error))
         raise HTTPException(HTTPStatus.BAD_REQUEST, str(error)) from error
+
+
+def _choose_federation(request: Request, message: StartRunRequest) -> None:
+    """Give a run whose sender named no federation the only one that they are in."""
+    if message.federation or (claims := asking.claims()) is None:
+        return
+    manager = request.app.state.linkstate_factory.state().manager
+    message.federation = chosen_federation([manager.id_of(name) for name in manager.names_for(claims)])
+
+
+def chosen_federation(ids: Sequence[str]) -> str:
+    """Return the only federation of an account.
+
+    Raises:
+        HTTPException: 400, there is none or more than one; `flwr run` prints the sentence.
+    """
+    if len(ids) == 1:
+        return ids[0]
+    found = f"in several federations, so name one: --federation {' or '.join(ids)}" if ids else "in no federation"
+    raise HTTPException(HTTPStatus.BAD_REQUEST, f"Your account is {found}.")
 
 
 def check_request(message: StartRunRequest) -> None:

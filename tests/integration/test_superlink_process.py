@@ -20,6 +20,7 @@ import httpx
 import pytest
 from flwr.proto.control_pb2 import StreamLogsRequest
 
+from superlink_identity import person
 from superlink_processes import COMPONENTS, EdgeStandIn, World, write_app
 from superlink_support import (
     EDGE_TOKEN,
@@ -77,7 +78,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     try:
         world.postgres.start()
         world.postgres.create_database()
-        yield world
+        world.postgres.create_kit()
+        world.add(researcher := person("researcher-north", "researcher"))
+        world.logged_in = researcher
+        with world.issuer.served(world.issuer_port, world.secrets):
+            yield world
     finally:
         world.postgres.remove()
 
@@ -168,7 +173,8 @@ def test_postgres_restarted_mid_run_is_503_and_the_run_completes(federation: Fed
         with world.client() as client:
             headers = world.sites[0].headers() | PROTOBUF
             answers = [client.post("/v1/fleet/pull-messages", headers=headers).status_code for _ in range(3)]
-            control = client.post("/v1/control/list-runs", headers=edge_headers() | PROTOBUF)
+            asked = edge_headers() | PROTOBUF | world.bearer(world.logged_in)
+            control = client.post("/v1/control/list-runs", headers=asked)
             assert client.get("/health").status_code == 200
         time.sleep(5)
     finally:
@@ -205,7 +211,7 @@ def test_many_followed_logs_leave_room_for_other_requests(federation: Federation
     run_id = federation.start(app, rounds=100, pause=1)
     federation.wait_for(run_id, "running")
     body = StreamLogsRequest(run_id=run_id).SerializeToString()
-    headers = edge_headers() | PROTOBUF
+    headers = edge_headers() | PROTOBUF | federation.world.bearer(federation.world.logged_in)
     with federation.world.client() as client, ExitStack() as stack:
         for _ in range(60):
             answer = stack.enter_context(
@@ -313,11 +319,12 @@ def test_a_stop_is_bounded_while_a_log_is_followed(federation: Federation, other
 
 def test_the_event_log_has_a_line_before_and_after_each_call(other: World) -> None:
     with other.superlink(FLOWERBED_EVENT_LOG="1"), other.client() as client:
-        assert client.post("/v1/control/list-runs", headers=edge_headers() | PROTOBUF).status_code == 200
+        headers = edge_headers() | PROTOBUF | other.bearer(other.logged_in)
+        assert client.post("/v1/control/list-runs", headers=headers).status_code == 200
         lines = [json.loads(line) for line in other.log.read_text().splitlines() if '"api-call"' in line]
     assert [line["status"] for line in lines] == ["started", "completed"]
     assert lines[0]["event"]["action"] == "/v1/control/list-runs"
-    assert lines[0]["actor"]["description"] == "none"
+    assert lines[0]["actor"]["description"] == "researcher-north"
 
 
 def test_start_up_waits_for_the_database(other: World) -> None:

@@ -1,0 +1,87 @@
+"""The list of people as the serving SuperLink reads it, at most every two seconds; not for changing it (`people`)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from threading import Lock
+from typing import Any
+
+import psycopg
+
+from flowerbed_superlink.errors import PeopleError
+from flowerbed_superlink.kit import Kit
+from flowerbed_superlink.log import event
+
+MAX_AGE_S = 2.0  # disabling somebody bites after this
+_QUERY = "SELECT aid, name, enabled, federations FROM people"
+
+Row = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Account:
+    """What is looked up of an account."""
+
+    name: str
+    enabled: bool
+    federations: tuple[str, ...]
+
+
+class Directory:
+    """Accounts by id, for any number of threads."""
+
+    def __init__(self, read: Callable[[], list[Row]], clock: Callable[[], float] = time.monotonic) -> None:
+        self._read, self._clock, self._lock = read, clock, Lock()
+        self._accounts: Mapping[str, Account] | None = None
+        self._looked = float("-inf")
+
+    def fresh(self) -> bool:
+        """Whether `accounts` answers without asking the database."""
+        return self._clock() - self._looked < MAX_AGE_S
+
+    def accounts(self) -> Mapping[str, Account]:
+        """Return every account by its id; while the database is away, the last that was read.
+
+        Raises:
+            PeopleError: it was never read, and cannot be now.
+        """
+        with self._lock:
+            if not self.fresh():
+                self._refresh()
+            if self._accounts is None:
+                raise PeopleError("The list of people cannot be read, try again.")
+            return self._accounts
+
+    def problem(self, aid: str) -> str | None:
+        """Return why an account may not be used, a sentence, or None.
+
+        People are in the list or nobody; pipelines and the kit itself may use a federation before they are entered.
+
+        Raises:
+            PeopleError: the list cannot be read.
+        """
+        account = self.accounts().get(aid)
+        if account is None and aid.startswith("p-"):
+            return "This account is not in the federation's list of people: ask an operator."
+        if account is not None and not account.enabled:
+            return "This account is disabled: ask an operator."
+        return None
+
+    def _refresh(self) -> None:
+        self._looked = self._clock()
+        try:
+            rows = self._read()
+        except psycopg.Error as error:
+            event("people-not-read", error=" ".join(str(error).split()))
+        else:
+            self._accounts = {aid: Account(name, enabled, tuple(theirs)) for aid, name, enabled, theirs in rows}
+
+
+@cache
+def directory() -> Directory:
+    """Return the list of people of this process."""
+    kit = Kit()
+    return Directory(lambda: kit.rows(_QUERY))
