@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psycopg
 
+from flowerbed_superlink.arrivals import Arrivals
 from flowerbed_superlink.gate import Gate
 from flowerbed_superlink.material import Material
+from flowerbed_superlink.trail import Trail
 from superlink_support import Authority, TestSite, write_material
 
 
@@ -37,6 +41,37 @@ class Inner:
         await send({"type": "http.response.body", "body": b"inner"})
 
 
+class ConnectionInMemory:
+    """Stands for the audit trail's connection to PostgreSQL: keeps what is inserted, or is away."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.batches: list[int] = []
+        self.opened = 0
+        self.error: Exception | None = None
+
+    def open(self) -> Any:
+        if self.error is not None:
+            raise self.error
+        self.opened += 1
+        return self
+
+    def execute(self, _statement: str, values: list[list[str]]) -> None:
+        if self.error is not None:
+            raise self.error
+        self.texts += values[0]
+        self.batches.append(len(values[0]))
+
+    def close(self) -> None: ...
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        return [json.loads(text) for text in self.texts]
+
+
+AWAY = psycopg.OperationalError("the server is away")
+
+
 class World:
     """One gate with its files, and requests to it."""
 
@@ -44,7 +79,18 @@ class World:
         self.authority, self.sites = authority, sites
         self.secrets, self.config = write_material(directory, authority, sites)
         self.inner = Inner()
-        self.gate = Gate(self.inner, Material(self.secrets, self.config))
+        self.audit = ConnectionInMemory()
+        self.trail = Trail(self.audit.open)
+        self.use(Material(self.secrets, self.config))
+
+    def use(self, material: Material) -> None:
+        """Put a new gate before the application, with these files."""
+        self.gate = Gate(self.inner, material, Arrivals(self.trail, material))
+
+    def recorded(self) -> list[dict[str, Any]]:
+        """Return what is in the audit trail, once everything that waits is in it."""
+        self.trail.close()
+        return self.audit.records
 
     def call(self, path: str, headers: Any = None, method: str = "POST", content: bytes = b"") -> httpx.Response:
         async def send() -> httpx.Response:

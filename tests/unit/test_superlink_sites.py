@@ -125,7 +125,7 @@ def test_a_revoked_certificate_is_refused_within_a_second(world: World) -> None:
     material = Material(world.secrets, world.config)
     for file in (material._crl, material._federation, material._token):
         file._clock = clock
-    world.gate = Gate(world.inner, material)
+    world.use(material)
     site = world.sites[0]
     assert world.call(FLEET, site.headers()).status_code == 200
     replace(world.secrets / "crl.pem", world.authority.crl([site.certificate.serial_number]))
