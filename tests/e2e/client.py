@@ -22,6 +22,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes, sign_message
 
 from flowerbed_ca.authority import Authority
+from flowerbed_cli import accounts
+from flowerbed_cli.project import Project
 
 from .federation import Federation, docker
 
@@ -112,6 +114,11 @@ def ask(
     connection.endheaders(body)
     answer = connection.getresponse()
     return Reply(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
+
+
+def bearer(federation: Federation, client: str = "pipeline-demo") -> dict[str, str]:
+    """Return the header with which a pipeline, or the kit, proves who it is."""
+    return {"Authorization": f"Bearer {accounts.token(Project(federation.root), federation.topology, client)}"}
 
 
 def new_supernode_key() -> ec.EllipticCurvePrivateKey:

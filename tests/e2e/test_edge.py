@@ -30,6 +30,7 @@ from .client import (
     Log,
     Reply,
     ask,
+    bearer,
     copied_authority,
     identity,
     new_supernode_key,
@@ -377,6 +378,8 @@ def test_a_client_cannot_bring_the_edges_own_headers(edge: Edge, federation: Fed
         "fleet", HEARTBEAT, who=north, body=heartbeat(federation, "north"), **headers, **PROTOBUF, **forged
     )
     assert reply.status == 200
+    assert edge.ask("superlink", "/v1/control/list-federations", **PROTOBUF, **forged).status == 401
+    forged |= bearer(federation)
     assert edge.ask("superlink", "/v1/control/list-federations", **PROTOBUF, **forged).status == 200
     assert edge.ask("superlink", "/v1/runtime/acquire-task", **PROTOBUF, **forged).status == 404
 
@@ -443,7 +446,7 @@ def test_ciphers_without_forward_secrecy_or_authentication_of_data_are_refused(
     assert "alert handshake failure" in s_client(federation, "-tls1_2", "-cipher", f"{cipher}:@SECLEVEL=0")
 
 
-@pytest.mark.parametrize("name", ["unknown.test", "localhost", "edge", "auth.{domain}", "hub.{domain}", "{domain}"])
+@pytest.mark.parametrize("name", ["unknown.test", "localhost", "edge", "grafana.{domain}", "hub.{domain}", "{domain}"])
 def test_an_unknown_server_name_gets_no_certificate(federation: Federation, edge: Edge, name: str) -> None:
     with pytest.raises(ssl.SSLError, match="UNRECOGNIZED_NAME"):
         edge.connection(name.format(domain=federation.topology.domain) + ("" if "." in name else "."))
@@ -500,11 +503,15 @@ def test_on_the_clients_network_only_fleet_answers(federation: Federation) -> No
     assert "HTTP/1.1 421" in answer
 
 
-def test_on_the_notebooks_network_only_superlink_answers(federation: Federation) -> None:
+@pytest.mark.parametrize(("network", "place"), [("notebooks", "cli"), ("services", "superlink")])
+@pytest.mark.parametrize("name", ["fleet", "admin"])
+def test_on_inner_networks_neither_fleet_nor_the_administration_answers(
+    federation: Federation, network: str, place: str, name: str
+) -> None:
     topology = federation.topology
-    address = f"{topology.address('edge', 'notebooks')}:{topology.edge.https_port}"
-    script = OPENSSL.replace("ADDRESS", address).replace("NAME", f"fleet.{topology.domain}")
-    assert "unrecognized name" in probe.inside(federation, "cli", script)
+    address = f"{topology.address('edge', network)}:{topology.edge.https_port}"
+    script = OPENSSL.replace("ADDRESS", address).replace("NAME", f"{name}.{topology.domain}")
+    assert "unrecognized name" in probe.inside(federation, place, script)
 
 
 AROUND = """
@@ -572,7 +579,7 @@ HARDENED = {
     ("server", "path", "method", "status"),
     [
         ("superlink", "/health", "GET", 200),
-        ("superlink", "/v1/control/list-federations", "POST", 200),
+        ("superlink", "/v1/control/list-federations", "POST", 401),
         ("superlink", "/v1/control/start-automation", "POST", 404),
         ("superlink", "/nothing", "GET", 404),
         ("fleet", "/v1/fleet/nothing", "POST", 404),

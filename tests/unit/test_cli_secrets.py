@@ -172,7 +172,7 @@ def test_what_is_read_only_at_a_start_needs_one(name: str, files: set[str], relo
 
 
 @pytest.fixture
-def authority(project: Project, topology: Topology) -> Project:
+def authority(project: Project) -> Project:
     """A project whose certificates are stood in for by texts."""
     for directory in ("issued", "private"):
         (project.pki / directory).mkdir(parents=True)
