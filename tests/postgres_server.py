@@ -17,9 +17,9 @@ DATA = "/var/lib/postgresql/data"
 class Server:
     """One PostgreSQL container with a volume and a secrets directory of its own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, name: str = "") -> None:
         self.folder, self.secrets = folder, folder / "secrets"
-        self.container = self.volume = unique("postgres")
+        self.container = self.volume = name or unique("postgres")
         self.secrets.mkdir(mode=0o755)
         self.renew()
 
@@ -82,9 +82,9 @@ class Server:
 
 
 @contextmanager
-def serving(folder: Path, **passwords: str) -> Iterator[Server]:
-    """Run a server with these roles until the block ends."""
-    made = Server(folder)
+def serving(folder: Path, name: str = "", **passwords: str) -> Iterator[Server]:
+    """Run a server with these roles until the block ends; `name` is its container's."""
+    made = Server(folder, name)
     try:
         for role, password in passwords.items():
             made.lay_out(f"{role}.password", password)
