@@ -80,6 +80,8 @@ def _realm(target: Target, name: str, wanted: Fields, missing: bool) -> None:
     made["attributes"] = (found.get("attributes") or {}) | extra
     if missing:
         target.admin.create_realm(made)
+        # The token in use was given before there was this realm, and does not name it.
+        target.admin.connection.get_token()
     else:
         target.admin.update_realm(name, made)
 
@@ -113,12 +115,14 @@ def _role(target: Target, name: str, wanted: Fields, missing: bool) -> None:
 
 def _default_roles(target: Target, wanted: Fields) -> None:
     names = {item["id"]: item["clientId"] for item in target.clients().values()}
-    found = {read.role_name(item, names): item for item in target.admin.get_realm_default_roles()}
+    default = target.admin.get_role_composites_by_id(target.roles()[DEFAULT_ROLES]["id"])
+    found = {read.role_name(item, names): item for item in default}
     goal = set(texts(wanted["composites"]))
     if extra := [item for name, item in found.items() if name not in goal]:
-        target.admin.remove_realm_default_roles(extra)
+        target.admin.remove_composite_realm_roles_to_role(DEFAULT_ROLES, extra)
     if lacking := sorted(goal - found.keys()):
-        target.admin.add_realm_default_roles([_client_role(target, name) for name in lacking])
+        roles = [_client_role(target, name) for name in lacking]
+        target.admin.add_composite_realm_roles_to_role(DEFAULT_ROLES, roles)
 
 
 def _client_role(target: Target, path: str) -> dict[str, Any]:
@@ -146,23 +150,24 @@ def _strip_roles(target: Target, group: Mapping[str, Any]) -> None:
         target.admin.delete_group_client_roles(group["id"], target.clients()[client]["id"], roles)
 
 
-def _client(target: Target, name: str, wanted: Fields, missing: bool) -> None:
+def _client(target: Target, name: str, wanted: Fields, _: bool) -> None:
     mappers = [
         {"name": key, "protocol": "openid-connect", **value}
         for key, value in mapping(wanted.get("mappers")).items()
         if isinstance(value, dict)
     ]
     plain = {key: value for key, value in wanted.items() if key not in ("mappers", "scopeRoles", "attributes")}
-    if missing:
+    # Some came with the realm.
+    if name not in target.clients():
         body = {"clientId": name, **plain, "attributes": wanted["attributes"], "protocolMappers": mappers}
-        identity = target.admin.create_client(body)
+        target.admin.create_client(body)
         target.changed("clients")
-    else:
-        found = target.clients()[name]
-        identity = found["id"]
-        _update_client(target, found, plain, wanted)
-        if "mappers" in wanted:
-            _mappers(target, found, mappers)
+    # A new client too: Keycloak gives one without redirect URIs those of every page.
+    found = target.clients()[name]
+    identity = found["id"]
+    _update_client(target, found, plain, wanted)
+    if "mappers" in wanted:
+        _mappers(target, found, mappers)
     if "scopeRoles" in wanted:
         _scope(target, identity, texts(wanted["scopeRoles"]))
         _scopes(target, identity)

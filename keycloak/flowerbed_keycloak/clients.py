@@ -112,7 +112,12 @@ def _client(name: str, mappers: dict[str, Value], attributes: dict[str, Value], 
         "adminUrl": "",
         "redirectUris": [],
         "webOrigins": [],
-        "attributes": {"access.token.signed.response.alg": "RS256", **attributes},
+        "attributes": {
+            "access.token.signed.response.alg": "RS256",
+            "backchannel.logout.session.required": "true",
+            "backchannel.logout.revoke.offline.tokens": "false",
+            **attributes,
+        },
         "mappers": mappers,
     }
     return base | fields
@@ -171,6 +176,7 @@ def _claims(*, in_id_token: bool = False, audience: bool = True) -> dict[str, Va
             "included.custom.audience": AUDIENCE,
             "access.token.claim": "true",
             "id.token.claim": "false",
+            "userinfo.token.claim": "false",
             "introspection.token.claim": "true",
         }
         made["audience"] = _mapper("oidc-audience-mapper", config)

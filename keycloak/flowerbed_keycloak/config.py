@@ -61,4 +61,6 @@ def _options(topology: Topology) -> dict[str, str]:
         "http-max-queued-requests": "500",
         "truststore-kubernetes-enabled": "false",
         "log-console-output": "json",
+        # It would report every health check before the start is done.
+        "log-level": "info,io.smallrye.health:error",
     }

@@ -21,7 +21,8 @@ from urllib3 import HTTPConnectionPool
 MASTER = "master"
 KIT_CLIENT = "flowerbed-kit"
 BOOTSTRAP_CLIENT = "flowerbed-bootstrap"
-TIMEOUT_S = 30
+# Realms are made in seconds, and in a minute on a host that is busy with everything else.
+TIMEOUT_S = 120
 
 
 @dataclass(frozen=True)

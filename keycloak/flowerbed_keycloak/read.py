@@ -28,10 +28,10 @@ def current_state(admin: KeycloakAdmin) -> State:
         return state
     state["realm", REALM] = realm(admin, REALM)
     state["profile", REALM] = profile(admin)
-    state.update({("role", name): fields for name, fields in roles(admin).items()})
+    found = admin.get_clients()
+    state.update({("role", name): fields for name, fields in roles(admin, found).items()})
     tree = groups(admin)
     state.update({("group", path): group_fields(item) for path, item in tree.items()})
-    found = admin.get_clients()
     state.update({("client", item["clientId"]): client(admin, item) for item in found if _ours(item["clientId"])})
     state.update(accounts(admin, tree, found))
     return state
@@ -57,13 +57,13 @@ def profile(admin: KeycloakAdmin) -> Fields:
     return declared | {"declared": list(declared), "unmanagedAttributePolicy": policy or ""}
 
 
-def roles(admin: KeycloakAdmin) -> dict[str, Fields]:
+def roles(admin: KeycloakAdmin, clients: Iterable[Mapping[str, Any]]) -> dict[str, Fields]:
     """Return the realm's roles but Keycloak's own; of these, what everybody has."""
-    made: dict[str, Fields] = {
-        item["name"]: item for item in admin.get_realm_roles() if item["name"] not in BUILT_IN_ROLES
-    }
-    names = {item["id"]: item["clientId"] for item in admin.get_clients()}
-    composites: list[Value] = [role_name(item, names) for item in admin.get_realm_default_roles()]
+    found = {item["name"]: item for item in admin.get_realm_roles()}
+    made: dict[str, Fields] = {name: item for name, item in found.items() if name not in BUILT_IN_ROLES}
+    names = {item["id"]: item["clientId"] for item in clients}
+    default = admin.get_role_composites_by_id(found[DEFAULT_ROLES]["id"])
+    composites: list[Value] = [role_name(item, names) for item in default]
     made[DEFAULT_ROLES] = {"composites": composites}
     return made
 
@@ -76,11 +76,13 @@ def role_name(role: Mapping[str, Any], clients: Mapping[str, str]) -> str:
 def groups(admin: KeycloakAdmin) -> dict[str, dict[str, Any]]:
     """Return every group by its path, parents first."""
     made: dict[str, dict[str, Any]] = {}
-    waiting = admin.get_groups({"briefRepresentation": "false"}, full_hierarchy=True)
+    whole = {"briefRepresentation": "false"}
+    waiting = admin.get_groups(whole)
     while waiting:
         group = waiting.pop(0)
         made[group["path"]] = group
-        waiting += group.get("subGroups") or []
+        lacking = group.get("subGroupCount") and not group.get("subGroups")
+        waiting += admin.get_group_children(group["id"], whole) if lacking else group.get("subGroups") or []
     return made
 
 
@@ -98,8 +100,10 @@ def client(admin: KeycloakAdmin, found: Mapping[str, Any]) -> Fields:
         for item in found.get("protocolMappers") or ()
     }
     attributes = {key: value for key, value in (found.get("attributes") or {}).items() if key not in _NOTES}
-    scope = [item["name"] for item in admin.get_realm_roles_of_client_scope(found["id"])]
-    return {**found, "attributes": attributes, "mappers": mappers, "scopeRoles": scope}
+    fields = {**found, "attributes": attributes, "mappers": mappers}
+    if found["clientId"] not in BUILT_IN:
+        fields["scopeRoles"] = [item["name"] for item in admin.get_realm_roles_of_client_scope(found["id"])]
+    return fields
 
 
 def accounts(
@@ -126,7 +130,7 @@ def account(user: Mapping[str, Any], memberships: Mapping[str, list[str]]) -> Fi
 def memberships(
     admin: KeycloakAdmin, tree: Mapping[str, Mapping[str, Any]], clients: Iterable[Mapping[str, Any]]
 ) -> defaultdict[str, dict[str, list[str]]]:
-    """Return groups, roles and clients' roles by account id. What everybody has by default is left out."""
+    """Return groups, roles and administrative roles by account id. What everybody has by default is left out."""
     made: defaultdict[str, dict[str, list[str]]] = defaultdict(lambda: {"groups": [], "roles": [], "clientRoles": []})
     for path, group in tree.items():
         for member in admin.get_group_members(group["id"]):
@@ -135,10 +139,11 @@ def memberships(
         if role["name"] != DEFAULT_ROLES:
             for member in admin.get_realm_role_members(role["name"]):
                 made[member["id"]]["roles"].append(role["name"])
-    for client in clients:
-        for role in admin.get_client_roles(client["id"]):
-            for member in admin.get_client_role_members(client["id"], role["name"]):
-                made[member["id"]]["clientRoles"].append(f"{client['clientId']}/{role['name']}")
+    # Of Keycloak's own clients this one alone has power over others.
+    management = next(item["id"] for item in clients if item["clientId"] == "realm-management")
+    for role in admin.get_client_roles(management):
+        for member in admin.get_client_role_members(management, role["name"]):
+            made[member["id"]]["clientRoles"].append(f"realm-management/{role['name']}")
     return made
 
 
