@@ -2,7 +2,7 @@
 
 Comparisons also have `against` (the peer's name), `peer_median` and `ratio` (ours divided by theirs), measured in this run.
 
-    run.py [ca] [stack] [rounds] [app]      default: ca stack rounds
+    run.py [ca] [audit] [stack] [rounds] [app]      default: ca audit stack rounds
 """
 
 from __future__ import annotations
@@ -26,12 +26,16 @@ Row = dict[str, object]
 
 def main() -> None:
     """Measure what was asked for."""
-    wanted = sys.argv[1:] or ["ca", "stack", "rounds"]
+    wanted = sys.argv[1:] or ["ca", "audit", "stack", "rounds"]
     rows: list[Row] = []
     if "ca" in wanted:
         import bench_ca
 
         rows += bench_ca.rows()
+    if "audit" in wanted:
+        import bench_audit
+
+        rows += bench_audit.rows()
     if "app" in wanted:
         import bench_app
 
