@@ -8,7 +8,7 @@ from pathlib import Path
 
 from flowerbed_topology import Topology
 
-from . import docker, firewall, owned
+from . import audit, docker, firewall, owned
 from .errors import DockerError, FlowerbedError
 from .project import Project
 from .up import in_parallel, project_id
@@ -41,6 +41,7 @@ def clean(project: Project, topology: Topology, *, identity: bool) -> None:
     mine = project_id(project)
     if mine and (volumes := owned.own_volumes(topology.name, mine)):
         docker.run(["volume", "rm", *volumes])
+        audit.kept(project).unlink(missing_ok=True)  # of the trail, which is gone with its volume
     firewall.remove_firewall(project, topology)
     remove_tree(project.build)
     if identity:
