@@ -7,6 +7,7 @@ issuer would and would not.
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
 import ssl
@@ -55,7 +56,7 @@ class Person:
 
 def person(name: str, *roles: str, **changes: Any) -> Person:
     """Return a person whose id follows from the name."""
-    return Person(name, "p-" + name.encode().hex().ljust(20, "0")[:20], list(roles), **changes)
+    return Person(name, "p-" + hashlib.sha256(name.encode()).hexdigest()[:20], list(roles), **changes)
 
 
 class Issuer:

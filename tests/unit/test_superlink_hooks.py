@@ -11,13 +11,16 @@ from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 
+import flwr.superlink.main  # noqa: F401  it sets an environment variable, so before any test begins
+import psycopg
 import pytest
 from fastapi.routing import iter_route_contexts
 
 from flowerbed_superlink import accounts, extensions, hooks
+from flowerbed_superlink.directory import Directory
 from flowerbed_superlink.errors import StartupError
 from flowerbed_superlink.launcher import FLWR_VERSION, arguments, check_files, check_in_force, check_version
-from flowerbed_superlink.routes import ALLOWED, ARTIFACT_ROUTE, REFUSED, check_routes
+from flowerbed_superlink.routes import ALLOWED, ARTIFACT_ROUTE, OUR_ROUTES, REFUSED, check_routes
 from flowerbed_superlink.settings import Settings
 
 MODULES = {"flwr.ee": hooks, "flwr.ee.utils": accounts, "flwr.ee.superlink.extensions": extensions}
@@ -29,6 +32,8 @@ NOT_LISTENED = {"on_run_started", "on_result_delivered"}
 ENV = {
     "FLOWERBED_DATABASE": "postgresql://superlink@postgres:5432/superlink",
     "FLOWERBED_AUDIT_DATABASE": "postgresql://audit@postgres:5432/audit",
+    "FLOWERBED_KIT_DATABASE": "postgresql://flowerbed@postgres:5432/flowerbed",
+    "FLOWERBED_ISSUER": "https://auth.flowerbed.test:8443/realms/flowerbed/",
     "FLOWERBED_PUBLIC_URL": "https://superlink.flowerbed.test:8443/",
 }
 
@@ -113,9 +118,10 @@ def _routes() -> set[str]:
 
 def test_the_two_lists_are_exactly_the_routes_of_the_pinned_superlink() -> None:
     routes = _routes()
-    assert routes | {ARTIFACT_ROUTE} == ALLOWED | REFUSED
+    ours = OUR_ROUTES | {ARTIFACT_ROUTE}
+    assert routes | ours == ALLOWED | REFUSED
     assert not ALLOWED & REFUSED
-    check_routes(routes | {ARTIFACT_ROUTE})
+    check_routes(routes | ours)
 
 
 def test_a_route_that_nobody_decided_on_stops_the_start() -> None:
@@ -134,8 +140,18 @@ def test_a_superlink_that_fell_back_is_refused() -> None:
         check_in_force(app)
 
 
-def test_accounts_without_login_have_a_name() -> None:
-    assert accounts.resolve_account_ids(["<id:none>", "somebody"]) == {"<id:none>": "none", "somebody": "somebody"}
+def test_every_account_has_a_name_and_the_list_of_people_being_away_stops_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = [("p-1", "researcher-north", True, ["main"])]
+    monkeypatch.setattr(accounts, "directory", lambda: Directory(lambda: rows))
+    assert accounts.resolve_account_ids(["p-1", "p-2"]) == {"p-1": "researcher-north", "p-2": "p-2"}
+
+    def away() -> list[tuple[object, ...]]:
+        raise psycopg.OperationalError("gone")
+
+    monkeypatch.setattr(accounts, "directory", lambda: Directory(away))
+    assert accounts.resolve_account_ids(["p-1"]) == {"p-1": "p-1"}
 
 
 def test_arguments_carry_no_secret_and_close_what_flower_leaves_open(tmp_path: Path) -> None:
@@ -153,6 +169,7 @@ def test_settings_are_normalised() -> None:
     config = Settings.from_env(ENV)
     assert config.database == "postgresql+psycopg://superlink@postgres:5432/superlink"
     assert config.public_url == "https://superlink.flowerbed.test:8443"
+    assert config.issuer == "https://auth.flowerbed.test:8443/realms/flowerbed"
     assert (config.host, config.port) == ("0.0.0.0", 8000)
 
 
@@ -165,6 +182,10 @@ def test_settings_are_normalised() -> None:
         ("FLOWERBED_AUDIT_DATABASE", "", "FLOWERBED_AUDIT_DATABASE must be a URL such as postgresql://audit@"),
         ("FLOWERBED_AUDIT_DATABASE", "postgresql://postgres/audit", "FLOWERBED_AUDIT_DATABASE must be a URL"),
         ("FLOWERBED_AUDIT_DATABASE", "postgresql://audit:hunter2@postgres/audit", "carries a password"),
+        ("FLOWERBED_KIT_DATABASE", "", "FLOWERBED_KIT_DATABASE must be a URL"),
+        ("FLOWERBED_KIT_DATABASE", "postgresql://flowerbed:hunter2@postgres/flowerbed", "carries a password"),
+        ("FLOWERBED_ISSUER", "", "FLOWERBED_ISSUER must be"),
+        ("FLOWERBED_ISSUER", "http://auth.flowerbed.test/realms/flowerbed", "FLOWERBED_ISSUER must be"),
         ("FLOWERBED_PUBLIC_URL", "", "FLOWERBED_PUBLIC_URL must be"),
         ("FLOWERBED_PUBLIC_URL", "http://superlink.flowerbed.test", "FLOWERBED_PUBLIC_URL must be"),
         ("FLOWERBED_PUBLIC_URL", "https://superlink.flowerbed.test/x", "FLOWERBED_PUBLIC_URL must be"),
