@@ -5,11 +5,14 @@ Not for realm flowerbed: that is `reconcile`.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from keycloak import KeycloakAdmin
 from keycloak.exceptions import KeycloakAuthenticationError, KeycloakError
 
+from .clients import BUILT_IN
 from .connection import BOOTSTRAP_CLIENT, KIT_CLIENT, MASTER, Access, administrator, writes
 from .errors import KeycloakRefusedError
 from .realm import REALM
@@ -82,17 +85,28 @@ def _kit(access: Access) -> dict[str, Any]:
     }
 
 
-def leftovers(admin: KeycloakAdmin) -> list[str]:
-    """Return ids of the bootstrap client, which is to be gone."""
+@dataclass(frozen=True)
+class Master:
+    """Who may administer every realm: ids of bootstrap clients, which are to be gone, and names of others than the kit."""
+
+    leftovers: tuple[str, ...]
+    others: tuple[str, ...]
+
+
+def master(admin: KeycloakAdmin) -> Master:
+    """Return who is in realm master beside the kit and Keycloak's own clients."""
     admin.change_current_realm(MASTER)
     try:
-        found = admin.get_client_id(BOOTSTRAP_CLIENT)
+        clients, people = admin.get_clients(), admin.get_users({})
     finally:
         admin.change_current_realm(REALM)
-    return [found] if found else []
+    own = {KIT_CLIENT, *BUILT_IN, *(f"{realm}-realm" for realm in (MASTER, REALM))}
+    left = tuple(item["id"] for item in clients if item["clientId"] == BOOTSTRAP_CLIENT)
+    names = {item["clientId"] for item in clients} - own - {BOOTSTRAP_CLIENT}
+    return Master(left, tuple(sorted(names | {item["username"] for item in people})))
 
 
-def remove(admin: KeycloakAdmin, identities: list[str]) -> None:
+def remove(admin: KeycloakAdmin, identities: Iterable[str]) -> None:
     """Remove the bootstrap client with its account."""
     admin.change_current_realm(MASTER)
     try:

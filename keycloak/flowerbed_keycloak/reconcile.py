@@ -14,7 +14,7 @@ from keycloak import KeycloakAdmin
 from . import apply, bootstrap, read
 from .apply import Password
 from .connection import BOOTSTRAP_CLIENT, KIT_CLIENT, Access, writes
-from .errors import sentences
+from .errors import KeycloakRefusedError, sentences
 from .realm import REALM
 from .state import Difference, State, differences
 
@@ -44,11 +44,16 @@ def reconcile(
     """
     with sentences("what the realm is made of"):
         admin, lines, sent = _enter(access, dry_run=dry_run)
+        master = bootstrap.master(admin)
+        if master.leftovers:
+            lines.append(f"client {BOOTSTRAP_CLIENT} of realm master: extra")
+        if not dry_run:
+            bootstrap.remove(admin, master.leftovers)
         found = read.current_state(admin)
         wanted = {**wanted, **_strangers(wanted, found)}
         due = differences(wanted, found)
         lines += map(str, due)
-        notes = tuple(_notes(wanted, found))
+        notes = tuple(_notes(wanted, found, master))
         if not dry_run:
             _apply(admin, wanted, due, password_for)
             sent += writes(admin)
@@ -65,11 +70,9 @@ def _enter(access: Access, *, dry_run: bool) -> tuple[KeycloakAdmin, list[str], 
         if dry_run:
             return bootstrap.bootstrap(access), lines, 0
         sent = bootstrap.ensure_kit_client(access)
-        admin = bootstrap.ready(access) or bootstrap.bootstrap(access)
-    if left := bootstrap.leftovers(admin):
-        lines.append(f"client {BOOTSTRAP_CLIENT} of realm master: extra")
-        if not dry_run:
-            bootstrap.remove(admin, left)
+        admin = bootstrap.ready(access)
+    if admin is None:
+        raise KeycloakRefusedError("Keycloak does not let the kit's new client administer: make logs shows its side.")
     return admin, lines, sent
 
 
@@ -94,7 +97,9 @@ def _strangers(wanted: State, found: State) -> State:
     }
 
 
-def _notes(wanted: State, found: State) -> Iterator[str]:
+def _notes(wanted: State, found: State, master: bootstrap.Master) -> Iterator[str]:
+    if master.others:
+        yield f"In realm master beside the kit, and left alone: {', '.join(master.others)}."
     strangers = sorted(name for kind, name in found if kind == "person" and _unlisted(wanted, name))
     if strangers:
         yield f"Not in the list of people, and left alone in realm {REALM}: {', '.join(strangers)}."
