@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from .errors import FlowerbedError
 from .terminal import console, report, say, topology_of
 
 app = typer.Typer(rich_markup_mode=None)
@@ -26,7 +27,11 @@ def run_as(
     from .run_as import run_as as work
 
     project, topology = topology_of(context)
-    raise typer.Exit(work(project, topology, name, command, Path.cwd()))
+    # The parser leaves the dashes that end the options of this verb.
+    given = command[1:] if command[0] == "--" else command
+    if not given:
+        raise FlowerbedError("COMMAND is missing: give one after the dashes, such as flwr ls.")
+    raise typer.Exit(work(project, topology, name, given, Path.cwd()))
 
 
 @app.command()

@@ -145,9 +145,8 @@ def reset(project: Project, topology: Topology, name: str) -> list[str]:
 def table(accounts: Sequence[people.Account]) -> Table:
     """Return accounts as a table that 80 columns hold."""
     made = Table(title="People and pipelines", title_justify="left", box=box.SIMPLE_HEAD)
-    made.add_column("name", no_wrap=True)
-    for heading in ("kind", "organisation", "roles", "federations"):
-        made.add_column(heading, overflow="fold")
+    for heading, width in (("name", 16), ("kind", 8), ("organisation", 12), ("roles", 10), ("federations", 11)):
+        made.add_column(heading, overflow="fold", min_width=width)
     made.add_column("enabled", no_wrap=True)
     for item in accounts:
         enabled = Text("yes", "green") if item["enabled"] else Text("no", "red")

@@ -16,7 +16,7 @@ from flowerbed_cli import realm
 from flowerbed_cli.project import Project
 from flowerbed_keycloak.connection import KIT_CLIENT, administrator
 
-from .browser import Person, chromium, first_password
+from .browser import PATIENCE_MS, Person, chromium, first_password
 from .federation import Federation
 from .laptop import Laptop, laptop
 from .running import PATIENCE_S, SHORT_ROUNDS, wait_for
@@ -139,13 +139,9 @@ def test_whoever_is_disabled_is_shut_out_at_once_and_their_runs_are_stopped(
     wait_for("the run runs", lambda: machine.status(run) == "running", PATIENCE_S)
     try:
         printed = federation.flowerbed("user", "disable", "researcher-south").stdout
-        disabled = time.monotonic()
         assert "disabled researcher-south" in printed
+        # The SuperLink reads the list every two seconds, and the command took longer than that after writing it.
         refused = machine.run("flwr", "ls")
-        shut_out = time.monotonic() - disabled
-        if refused.returncode == 0:
-            time.sleep(2)
-            refused = machine.run("flwr", "ls")
         assert refused.returncode != 0
         assert "disabled" in refused.stdout
         assert f"{run}" in federation.flowerbed("runs").stdout
@@ -278,7 +274,7 @@ def test_the_account_page_lets_nobody_change_what_tokens_are_made_of(
     person = browser("researcher-north")
     person.page.goto(f"{federation.topology.issuer}/account/")
     person.sign_in()
-    expect(person.page.get_by_text("Personal info").first).to_be_visible()
+    expect(person.page.get_by_text("Personal info").first).to_be_visible(timeout=PATIENCE_MS)
     person.keep("account")
     assert person.page.get_by_label("flowerbed_aid").count() == 0
     assert (

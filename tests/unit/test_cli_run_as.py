@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 from cli_edge import Answer, Asked, Edge, edge, project
 from flowerbed_cli import accounts, docker, run_as, runs
 from flowerbed_cli.errors import AccountError, FlowerbedError
+from flowerbed_cli.main import app
 from flowerbed_cli.project import Project
 from flowerbed_topology import Topology
 
@@ -140,8 +142,7 @@ esac
 def test_a_log_that_broke_off_is_followed_to_the_runs_end(made: Made, shell: Shell) -> None:
     shell.flwr(FLWR)
     out = io.StringIO()
-    app = Path(runs.APP)
-    ended = runs.run(*made, app, ["a='b c'"], Console(file=out, width=200), "demo")
+    ended = runs.run(*made, Path(runs.APP), ["a='b c'"], Console(file=out, width=200), "demo")
     assert (ended.run, ended.ignored) == (17, False)
     assert "a first part" in out.getvalue()
     assert (shell.directory / "home" / "n").read_text().strip() == "4"
@@ -155,3 +156,17 @@ def test_a_superlink_that_never_answers_again_ends_the_following(
     shell.flwr(FLWR.replace("2) exit 1", "2|3|4|5) exit 1"))
     with pytest.raises(runs.RunError, match="could not be asked how run 17 ended"):
         runs.run(*made, Path(runs.APP), [], Console(file=io.StringIO()), "demo")
+
+
+@pytest.mark.usefixtures("running")
+@pytest.mark.parametrize("dashes", [[], ["--"]])
+def test_dashes_before_the_command_are_not_part_of_it(made: Made, shell: Shell, dashes: list[str]) -> None:
+    done = CliRunner().invoke(app, ["--project", str(made[0].root), "run-as", "demo", *dashes, "sh", "-c", "exit 7"])
+    assert done.exit_code == 7
+    assert shell.arguments[-4:] == ["sh", "sh", "-c", "exit 7"]
+
+
+def test_a_command_that_is_missing_is_one_sentence(made: Made) -> None:
+    done = CliRunner().invoke(app, ["--project", str(made[0].root), "run-as", "demo", "--"])
+    assert isinstance(done.exception, FlowerbedError)
+    assert "COMMAND is missing" in str(done.exception)
