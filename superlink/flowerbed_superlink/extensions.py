@@ -22,6 +22,7 @@ from flowerbed_superlink.arrivals import Arrivals
 from flowerbed_superlink.directory import directory
 from flowerbed_superlink.gate import Gate
 from flowerbed_superlink.health import prove_alive
+from flowerbed_superlink.kit import close_all
 from flowerbed_superlink.material import Material
 from flowerbed_superlink.routes import check_routes
 from flowerbed_superlink.settings import settings
@@ -57,7 +58,7 @@ def configure_app(app: FastAPI) -> None:
 
 def get_lifespan_contexts() -> tuple[LifespanContext, ...]:
     """Return what runs as long as the SuperLink serves."""
-    return (_widen_threads, prove_alive)
+    return (_widen_threads, prove_alive, _close_kit)
 
 
 @asynccontextmanager
@@ -65,6 +66,13 @@ async def _widen_threads(_app: FastAPI) -> AsyncIterator[None]:
     """Raise the number of handlers at work: each followed log holds a thread, and 40 of them would stop everything."""
     to_thread.current_default_thread_limiter().total_tokens = THREADS
     yield None
+
+
+@asynccontextmanager
+async def _close_kit(_app: FastAPI) -> AsyncIterator[None]:
+    """Close the connections to the kit's database at the end."""
+    yield None
+    close_all()
 
 
 def _path(context: RouteContext) -> str:

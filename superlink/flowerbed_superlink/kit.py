@@ -7,6 +7,7 @@ its messages when a run ends, and a custodian asks afterwards.
 from __future__ import annotations
 
 from typing import Any
+from weakref import WeakSet
 
 import psycopg
 
@@ -58,11 +59,21 @@ def ensure_schema(connection: psycopg.Connection[Any]) -> None:
             connection.execute(statement)
 
 
+_KITS: WeakSet[Kit] = WeakSet()
+
+
+def close_all() -> None:
+    """Close every connection that a `Kit` of this process holds."""
+    for kit in list(_KITS):
+        kit.close()
+
+
 class Kit:
     """One connection, opened again when it broke; one caller at a time uses it."""
 
     def __init__(self) -> None:
         self._connection: psycopg.Connection[Any] | None = None
+        _KITS.add(self)
 
     def rows(self, query: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         """Return the rows of a query that may be done twice; a broken connection is opened again once.
@@ -74,10 +85,15 @@ class Kit:
             try:
                 return _rows(self._connection, query, values)
             except psycopg.OperationalError:
-                self._connection.close()
-                self._connection = None
+                self.close()
         self._connection = open_kit()
         return _rows(self._connection, query, values)
+
+    def close(self) -> None:
+        """Close the connection; the next query opens another."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
 
 def _rows(connection: psycopg.Connection[Any], query: str, values: tuple[Any, ...]) -> list[tuple[Any, ...]]:

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
+import psycopg
 from anyio import CapacityLimiter, to_thread
 from fastapi import HTTPException, Request, Response
 from flwr.common.constant import SUPERLINK_NODE_ID, Status
@@ -55,7 +56,7 @@ _UNREADABLE = (
     OSError,
     struct.error,
 )
-DATABASE_AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeoutError)
+DATABASE_AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeoutError, psycopg.OperationalError)
 
 
 class BundleError(ValueError):
@@ -77,7 +78,7 @@ async def check_submission(request: Request, call_next: RequestResponseEndpoint)
             event("confirmation-ignored", run_id=message.run_id, object=message.message_object_id)
             request.state.protobuf_response = ConfirmMessageReceivedResponse()  # as for an object that is gone already
             return Response()
-        return await call_next(request)
+        return await _pass(request, call_next)
     except MaterialError as error:
         event("not-ready", path=request.url.path, error=str(error))
         raise HTTPException(
@@ -88,6 +89,13 @@ async def check_submission(request: Request, call_next: RequestResponseEndpoint)
         raise HTTPException(
             HTTPStatus.SERVICE_UNAVAILABLE, "The SuperLink's database does not answer, try again.", {"Retry-After": "3"}
         ) from error
+
+
+async def _pass(request: Request, call_next: RequestResponseEndpoint) -> Response:
+    """Pass a request on, and keep what was answered: Flower takes its own away before the audit trail can look."""
+    response = await call_next(request)
+    request.state.answered = getattr(request.state, "protobuf_response", None)
+    return response
 
 
 def _check_start_run(message: StartRunRequest) -> None:

@@ -6,6 +6,7 @@ Upstream's own state tests are not in the wheel; these are the ones that our ove
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -33,18 +34,26 @@ from sqlalchemy.exc import OperationalError
 from starlette.requests import Request
 from starlette.responses import Response
 
+from flowerbed_superlink.asking import Asking, ask_as
+from flowerbed_superlink.directory import directory
+from flowerbed_superlink.federations import FlowerbedFederationManager
 from flowerbed_superlink.hooks import get_ee_federation_manager, get_ee_linkstate_factory, get_ee_objectstore_factory
+from flowerbed_superlink.kit import close_all, ensure_schema, open_kit
 from flowerbed_superlink.settings import settings
+from flowerbed_superlink.sight import ran, runs
 from flowerbed_superlink.state import PostgresLinkState, PostgresObjectStore
 from flowerbed_superlink.submissions import check_submission
+from flowerbed_superlink.tokens import Claims
 from superlink_postgres import Postgres
-from superlink_support import Authority, new_key, new_site, public_pem, write_material
+from superlink_support import Authority, TestSite, federation, new_key, new_site, public_pem, write_material
 
 # Flower's migrations do not say how their paths are separated.
 pytestmark = pytest.mark.filterwarnings("ignore:No path_separator:DeprecationWarning")
 
 T = TypeVar("T")
 OPENED: list[PostgresLinkState] = []
+SITES: list[TestSite] = []
+MAIN, RARE, AID = "@testers/main", "@testers/rare", "p-" + "0" * 20
 NUL = "before\x00after"
 
 
@@ -55,15 +64,24 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
     try:
         server.start()
         server.create_database()
-        secrets, _ = write_material(tmp_path_factory.mktemp("state"), authority, [new_site(authority, "a", "A")])
+        server.create_kit()
+        sites = [new_site(authority, f"site{number}", "A") for number in range(24)]
+        SITES.extend(sites)
+        secrets, config = write_material(tmp_path_factory.mktemp("state"), authority, sites)
+        topology = federation(sites) | {"federations": {"main": [s.name for s in sites[:20]], "rare": ["site20"]}}
+        (config / "federation.json").write_text(json.dumps(topology))
         with pytest.MonkeyPatch.context() as patch:
-            _point_settings_at(patch, server, secrets)
+            _point_settings_at(patch, server, secrets, config)
+            with open_kit() as connection:
+                ensure_schema(connection)
             yield server
     finally:
         while OPENED:
             _close(OPENED.pop())
+        close_all()
         server.remove()
-        settings.cache_clear()
+        for cached in (settings, ran, directory):
+            cached.cache_clear()
 
 
 def _close(state: PostgresLinkState) -> None:
@@ -74,10 +92,15 @@ def _close(state: PostgresLinkState) -> None:
         one._engine.dispose()
 
 
-def _point_settings_at(patch: pytest.MonkeyPatch, server: Postgres, secrets: Path) -> None:
-    (secrets / "pgpass").write_text(f"localhost:*:*:superlink:{server.password}\n")
+def _point_settings_at(patch: pytest.MonkeyPatch, server: Postgres, secrets: Path, config: Path) -> None:
+    roles = ("superlink", "flowerbed", "audit")
+    (secrets / "pgpass").write_text("".join(f"localhost:*:*:{role}:{server.password}\n" for role in roles))
     (secrets / "pgpass").chmod(0o400)
     patch.setenv("FLOWERBED_DATABASE", server.url)
+    patch.setenv("FLOWERBED_KIT_DATABASE", server.url_of("flowerbed"))
+    patch.setenv("FLOWERBED_AUDIT_DATABASE", server.url_of("audit"))
+    patch.setenv("FLOWERBED_ISSUER", "https://auth.flowerbed.test/realms/flowerbed")
+    patch.setenv("FLOWERBED_CONFIG", str(config))
     patch.setenv("FLOWERBED_PUBLIC_URL", "https://superlink.flowerbed.test")
     patch.setenv("FLOWERBED_SECRETS", str(secrets))
     settings.cache_clear()
@@ -121,7 +144,7 @@ def _at_once(calls: list[Callable[[], T]]) -> list[T]:
 
 def _run(state: PostgresLinkState) -> tuple[int, int]:
     """Create a run; return it and its first task."""
-    run_id = state.create_run("a/b", "1.0.0", None, {}, NOOP_FEDERATION_ID, None, "<id:none>", TaskType.SERVER_APP)
+    run_id = state.create_run("a/b", "1.0.0", None, {}, MAIN, None, AID, TaskType.SERVER_APP)
     task_id = state.get_run_info(run_ids=[run_id])[0].primary_task_id
     assert task_id is not None
     return run_id, task_id
@@ -134,8 +157,10 @@ def _running(state: PostgresLinkState) -> tuple[int, int]:
     return run_id, task_id
 
 
-def _node(state: PostgresLinkState, name: str = "a") -> int:
-    node_id = state.create_node("<id:none>", "none", public_pem(new_key()), 30, name=name)
+def _node(state: PostgresLinkState, name: str = "a", site: TestSite | None = None) -> int:
+    """Register the SuperNode of a site, the next of those in main unless one is given."""
+    key = (site or SITES.pop(0)).key
+    node_id = state.create_node(AID, "somebody", public_pem(key), 30, name=name)
     assert state.activate_node(node_id, 30)
     return node_id
 
@@ -202,7 +227,7 @@ def test_one_key_registers_once(state: PostgresLinkState, second: PostgresLinkSt
 
     def register(one: PostgresLinkState) -> int:
         try:
-            return one.create_node("<id:none>", "none", key, 30)
+            return one.create_node(AID, "somebody", key, 30)
         except ValueError:
             return 0
 
@@ -234,14 +259,14 @@ def test_bytes_keep_their_nuls(state: PostgresLinkState) -> None:
 def test_only_serverapps_become_runs(state: PostgresLinkState) -> None:
     for task_type in (TaskType.AGENT_APP, TaskType.SIMULATION, TaskType.MODEL, TaskType.CONNECTOR, TaskType.CLIENT_APP):
         with pytest.raises(ValueError, match="this federation runs ServerApps only"):
-            state.create_run("a/b", "1.0.0", None, {}, NOOP_FEDERATION_ID, None, "<id:none>", task_type)
+            state.create_run("a/b", "1.0.0", None, {}, MAIN, None, AID, task_type)
 
 
 def test_every_run_has_a_series_of_its_own(state: PostgresLinkState) -> None:
     first, second = (state.get_run_info(run_ids=[_run(state)[0]])[0] for _ in range(2))
     assert first.series_id
     assert first.series_id != second.series_id
-    values = ("a/b", "1.0.0", None, {}, NOOP_FEDERATION_ID, None, "<id:none>", TaskType.SERVER_APP)
+    values = ("a/b", "1.0.0", None, {}, MAIN, None, AID, TaskType.SERVER_APP)
     with pytest.raises(ValueError, match="cannot join another run's series"):
         state.create_run(*values, first.series_id)
     with pytest.raises(ValueError, match="cannot join another run's series"):
@@ -310,6 +335,110 @@ def test_a_message_is_confirmed_by_its_own_run_only(state: PostgresLinkState) ->
     own = _stored(state, third, _identified(_message(third, node_id)))
     _confirm(state, "/v1/runtime/confirm-message-received", 0, own, token)
     assert state.get_object(third, own) is None
+
+
+def _asks(role: str, organisation: str = "site19", federations: tuple[str, ...] = ("main",), aid: str = AID) -> Claims:
+    claims = Claims(aid, role, organisation, frozenset(federations), frozenset({role}), 0.0, "flwr")
+    ask_as(Asking("192.0.2.1", claims))
+    return claims
+
+
+def _manager(state: PostgresLinkState) -> FlowerbedFederationManager:
+    return state.manager
+
+
+def test_a_run_reaches_its_federations_nodes_only(state: PostgresLinkState) -> None:
+    rare = next(site for site in SITES if site.name == "site20")
+    strange = next(site for site in SITES if site.name == "site21")
+    mine, theirs, nobodys = _node(state), _node(state, site=rare), _node(state, site=strange)
+    unknown = state.create_node(AID, "somebody", public_pem(new_key()), 30)
+    run_id, _ = _running(state)
+    assert {mine, theirs, nobodys} & state.get_nodes(run_id) == {mine}
+    assert state.store_message_ins(_message(run_id, mine))
+    for node in (theirs, nobodys, unknown):
+        assert state.store_message_ins(_message(run_id, node)) is None
+    manager = _manager(state)
+    assert manager.filter_nodes({SUPERLINK_NODE_ID, mine, theirs, unknown}, RARE) == {SUPERLINK_NODE_ID, theirs}
+    assert manager.filter_nodes({SUPERLINK_NODE_ID, mine}, "@testers/gone") == {SUPERLINK_NODE_ID}
+    assert manager.has_node(mine, MAIN)
+    assert not manager.has_node(mine, RARE)
+    assert not manager.has_node(mine, "@others/main")
+
+
+def test_a_custodian_sees_what_their_node_was_given_work_of_after_the_messages_are_gone(
+    state: PostgresLinkState,
+) -> None:
+    node_id = _node(state)
+    site = _manager(state).site_of(node_id)
+    assert site is not None
+    (given, _), (other, _) = _running(state), _running(state)
+    for run_id in (given, other):
+        assert state.store_message_ins(_message(run_id, node_id))
+    assert state.get_message_ins(node_id, limit=1, run_id=given)
+    assert state.stop_run(given)
+    custodian = _asks("custodian", site)
+    assert [run.run_id for run in runs(_manager(state), custodian)] == [given]
+    assert ran().sites([given, other]) == {given: [site], other: []}
+    assert runs(_manager(state), _asks("custodian", "")) == []
+
+
+def test_views_follow_the_account(state: PostgresLinkState) -> None:
+    mine, _ = _run(state)
+    theirs = state.create_run("a/b", "1.0.0", None, {}, RARE, None, "p-" + "1" * 20, TaskType.SERVER_APP)
+
+    def seen(claims: Claims) -> set[int]:
+        return {run.run_id for run in runs(_manager(state), claims)} & {mine, theirs}
+
+    assert seen(_asks("researcher")) == {mine}
+    assert seen(_asks("researcher", federations=("rare",))) == {theirs}
+    assert seen(_asks("researcher", federations=())) == set()
+    assert seen(_asks("operator", federations=())) == seen(_asks("auditor")) == {mine, theirs}
+    assert seen(_asks("custodian")) == set()
+
+
+def test_every_operator_lists_and_removes_every_node_and_a_custodian_lists_their_own(state: PostgresLinkState) -> None:
+    node_id = _node(state)
+    site = _manager(state).site_of(node_id) or ""
+
+    def listed(claims: Claims) -> bool:
+        found = state.get_node_info(owner_aids=[claims.aid])
+        assert {node.owner_aid for node in found} <= {"flowerbed"}
+        return node_id in {node.node_id for node in found}
+
+    assert listed(_asks("operator", aid="p-" + "2" * 20))
+    assert listed(_asks("auditor"))
+    assert listed(_asks("custodian", site))
+    assert not listed(_asks("custodian", "site22"))
+    assert not listed(_asks("researcher"))
+    assert state.get_node_info(owner_aids=["p-" + "3" * 20]) == []
+    state.delete_node("p-" + "2" * 20, node_id)
+    with pytest.raises(ValueError, match="already deleted"):
+        state.delete_node(AID, node_id)
+
+
+def test_who_is_in_a_federation_follows_the_token_that_asks(state: PostgresLinkState) -> None:
+    manager = _manager(state)
+    _asks("researcher")
+    assert [manager.has_member(AID, each) for each in (MAIN, RARE, "@testers/gone", "main", "")] == [True] + [False] * 4
+    assert not manager.has_member("p-" + "9" * 20, MAIN)
+    assert [found.id for found in manager.get_federations(AID)] == [MAIN]
+    _asks("operator", federations=())
+    assert [found.id for found in manager.get_federations(AID)] == [MAIN, RARE]
+    assert manager.get_federations("p-" + "9" * 20) == []
+
+
+def test_what_was_there_before_logins_is_adopted_once(
+    state: PostgresLinkState, capfd: pytest.CaptureFixture[str]
+) -> None:
+    old = state.create_run("a/b", "1.0.0", None, {}, NOOP_FEDERATION_ID, None, "<id:none>", TaskType.SERVER_APP)
+    node_id = _node(state)
+    state.query("UPDATE node SET owner_aid = '<id:none>', owner_name = 'none'")
+    for _ in range(2):
+        state.adopt()
+    run = state.get_run_info(run_ids=[old])[0]
+    assert (run.flwr_aid, run.federation_id) == ("flowerbed", MAIN)
+    assert [node.owner_aid for node in state.get_node_info(node_ids=[node_id])] == ["flowerbed"]
+    assert capfd.readouterr().err.count('"adopted"') == 1
 
 
 def test_the_session_is_utc_encrypted_and_shared(state: PostgresLinkState) -> None:
