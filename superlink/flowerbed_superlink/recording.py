@@ -101,7 +101,7 @@ class Recording:
 
     def _ended(self, request: Request, status: int) -> None:
         outcome = "failed" if not status or status >= 500 else "refused" if status >= 400 else "done"
-        response = request.scope.get("state", {}).get("protobuf_response")
+        response = request.scope.get("state", {}).get("answered")
         named = answered(request.named, response) if outcome == "done" else request.named
         self._trail.note(**request.values(outcome, named, "" if outcome == "done" else str(status or "no answer")))
 

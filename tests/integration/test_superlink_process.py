@@ -118,6 +118,49 @@ def test_a_run_completes_through_the_gate_with_nul_bytes_in_its_log(federation: 
     assert federation.world.events("refused") == []
 
 
+def _recorded(world: World, **wanted: object) -> list[dict[str, Any]]:
+    rows = world.postgres.sql("SELECT record FROM audit.trail ORDER BY seq", "audit").splitlines()
+    return [record for record in map(json.loads, rows) if wanted.items() <= record.items()]
+
+
+def test_what_was_done_is_in_the_audit_trail(federation: Federation, app: Path) -> None:
+    world = federation.world
+    run_id = federation.start(app, rounds=1)
+    started, done = _recorded(world, verb="start-run", who="researcher-north")[-2:]
+    assert (started["outcome"], started["run"]) == ("started", None)
+    assert (done["outcome"], done["run"], done["aid"]) == ("done", run_id, world.logged_in.aid)
+    federation.flwr("stop", str(run_id))
+    stopped = _recorded(world, verb="stop-run", run=run_id)
+    assert stopped[0]["outcome"] == "started"
+    site = world.sites[0]
+    arrived = _recorded(world, verb="activate-node", who=site.name, organisation=site.organisation)
+    assert [record["outcome"] for record in arrived[:2]] == ["started", "done"]
+    assert not _recorded(world, verb="pull-messages")
+    assert not _recorded(world, verb="send-node-heartbeat")
+    told = [json.loads(line) for line in world.log.read_text().splitlines() if '"event":"audit"' in line]
+    assert [record["at"] for record in told if record["run"] == run_id] == [
+        r["at"] for r in _recorded(world, run=run_id)
+    ]
+
+
+def test_without_an_audit_trail_nothing_is_changed(federation: Federation, app: Path) -> None:
+    world = federation.world
+    runs = len(federation.status()["runs"])
+    world.postgres.sql("REVOKE INSERT (record) ON audit.trail FROM audit", "audit")
+    try:
+        refused = federation.flwr("run", str(app))
+        assert refused.returncode != 0
+        assert "The audit trail cannot be written, so nothing was done" in " ".join(
+            (refused.stdout + refused.stderr).split()
+        )
+        assert len(federation.status()["runs"]) == runs
+        assert federation.flwr("list").returncode == 0
+        assert federation.node_online()
+    finally:
+        world.postgres.sql("GRANT INSERT (record) ON audit.trail TO audit", "audit")
+    federation.flwr("stop", str(federation.start(app, rounds=1)))
+
+
 def test_status_names_nodes_and_runs_without_importing_flower(federation: Federation) -> None:
     node = federation.status()["nodes"][0]
     assert node["name"] == "charite"

@@ -74,7 +74,7 @@ class Inner:
         claims = asking.claims()
         self.reached.append((scope["path"], claims.name if claims else None))
         self.body = (await receive())["body"] if scope["method"] == "POST" else b""
-        scope.setdefault("state", {})["protobuf_response"] = self.response
+        scope.setdefault("state", {})["answered"] = self.response
         await send({"type": "http.response.start", "status": self.status, "headers": []})
         await send({"type": "http.response.body", "body": b"inner"})
 

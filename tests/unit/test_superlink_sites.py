@@ -12,7 +12,6 @@ import pytest
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from flowerbed_superlink import watched
-from flowerbed_superlink.gate import Gate
 from flowerbed_superlink.material import Material
 from superlink_gate import World
 from superlink_support import (
