@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from collections.abc import Iterator
 from contextlib import closing
@@ -16,6 +17,7 @@ from rich.text import Text
 from . import audit_rows
 from .audit_chain import LINE
 
+_SUM = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{28,}\b")  # of a key or an app; an export has it whole
 _COLOURS = {"done": "green", "started": "cyan", "refused": "yellow", "failed": "red"}
 
 
@@ -70,7 +72,7 @@ def table(records: list[tuple[int, dict[str, Any]]]) -> Table:
 def _what(shown: dict[str, str]) -> Iterator[str]:
     if shown.get("run", "null") != "null":
         yield f"run {shown['run']}"
-    yield from filter(None, (shown.get("object"), shown.get("detail")))
+    yield from (_SUM.sub(r"\1…", text) for name in ("object", "detail") if (text := shown.get(name)))
     if source := shown.get("source"):
         yield f"from {source}"
 
