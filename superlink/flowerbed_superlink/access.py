@@ -104,7 +104,7 @@ class Access:
         return claims
 
     async def _problem(self, aid: str) -> str | None:
-        if self._directory.fresh():
+        if self._directory.settled(aid):
             return self._directory.problem(aid)
         return await self._thread(lambda: self._directory.problem(aid))
 

@@ -16,6 +16,7 @@ from flowerbed_superlink.kit import Kit
 from flowerbed_superlink.log import event
 
 MAX_AGE_S = 2.0  # disabling somebody bites after this
+MIN_AGE_S = 0.2  # for a person who is not in the list
 _QUERY = "SELECT aid, name, enabled, federations FROM people"
 
 Row = tuple[Any, ...]
@@ -38,18 +39,21 @@ class Directory:
         self._accounts: Mapping[str, Account] | None = None
         self._looked = float("-inf")
 
-    def fresh(self) -> bool:
-        """Whether `accounts` answers without asking the database."""
-        return self._clock() - self._looked < MAX_AGE_S
+    def settled(self, aid: str) -> bool:
+        """Whether `problem` answers for this account without asking the database."""
+        return self._age() < (MAX_AGE_S if aid in (self._accounts or {}) or not _is_person(aid) else MIN_AGE_S)
 
-    def accounts(self) -> Mapping[str, Account]:
+    def _age(self) -> float:
+        return self._clock() - self._looked
+
+    def accounts(self, max_age_s: float = MAX_AGE_S) -> Mapping[str, Account]:
         """Return every account by its id; while the database is away, the last that was read.
 
         Raises:
             PeopleError: it was never read, and cannot be now.
         """
         with self._lock:
-            if not self.fresh():
+            if self._age() >= max_age_s:
                 self._refresh()
             if self._accounts is None:
                 raise PeopleError("The list of people cannot be read, try again.")
@@ -64,7 +68,9 @@ class Directory:
             PeopleError: the list cannot be read.
         """
         account = self.accounts().get(aid)
-        if account is None and aid.startswith("p-"):
+        if account is None and _is_person(aid):
+            account = self.accounts(MIN_AGE_S).get(aid)  # somebody who was added just now
+        if account is None and _is_person(aid):
             return "This account is not in the federation's list of people: ask an operator."
         if account is not None and not account.enabled:
             return "This account is disabled: ask an operator."
@@ -78,6 +84,10 @@ class Directory:
             event("people-not-read", error=" ".join(str(error).split()))
         else:
             self._accounts = {aid: Account(name, enabled, tuple(theirs)) for aid, name, enabled, theirs in rows}
+
+
+def _is_person(aid: str) -> bool:
+    return aid.startswith("p-")
 
 
 @cache
