@@ -162,8 +162,10 @@ def _claims(*, in_id_token: bool = False, audience: bool = True) -> dict[str, Va
             "oidc-usermodel-attribute-mapper", where | _into("preferred_username") | {"user.attribute": "username"}
         ),
         AID: _mapper("oidc-usermodel-attribute-mapper", where | _into(AID) | {"user.attribute": AID}),
+        # Keycloak adds `multivalued` by itself with the first token.
         "flowerbed_groups": _mapper(
-            "oidc-group-membership-mapper", where | {"claim.name": "flowerbed_groups", "full.path": "true"}
+            "oidc-group-membership-mapper",
+            where | {"claim.name": "flowerbed_groups", "full.path": "true", "multivalued": "true"},
         ),
         "flowerbed_roles": _mapper(
             "oidc-usermodel-realm-role-mapper", where | _into("flowerbed_roles") | {"multivalued": "true"}
