@@ -2,7 +2,7 @@
 
 Comparisons also have `against` (the peer's name), `peer_median` and `ratio` (ours divided by theirs), measured in this run.
 
-    run.py [ca] [audit] [stack] [rounds] [app]      default: ca audit stack rounds
+    run.py [ca] [audit] [tokens] [stack] [rounds] [app]      default: ca audit tokens stack rounds
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Row = dict[str, object]
 
 def main() -> None:
     """Measure what was asked for."""
-    wanted = sys.argv[1:] or ["ca", "audit", "stack", "rounds"]
+    wanted = sys.argv[1:] or ["ca", "audit", "tokens", "stack", "rounds"]
     rows: list[Row] = []
     if "ca" in wanted:
         import bench_ca
@@ -36,6 +36,10 @@ def main() -> None:
         import bench_audit
 
         rows += bench_audit.rows()
+    if "tokens" in wanted:
+        import bench_tokens
+
+        rows += bench_tokens.rows()
     if "app" in wanted:
         import bench_app
 
