@@ -187,7 +187,7 @@ class Trail:
         if used is not None:
             try:
                 used.execute(_INSERT, [texts])
-            except psycopg.OperationalError:  # PostgreSQL may have been started again since
+            except psycopg.Error:  # PostgreSQL may have been started again since
                 used.close()
             else:
                 return used

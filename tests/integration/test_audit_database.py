@@ -6,13 +6,14 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
 import pytest
 from psycopg import errors
 
-from images_support import docker
+from images_support import docker, wait_until
 from postgres_server import Server, serving
 
 pytestmark = pytest.mark.docker
@@ -156,6 +157,17 @@ def test_not_even_the_owner_changes_a_row(server: Server, role: psycopg.Connecti
 def test_a_record_is_one_json_object_on_one_line(role: psycopg.Connection[Any], record: str) -> None:
     with pytest.raises((errors.CheckViolation, errors.InvalidTextRepresentation)):
         role.execute(INSERT, [[record]])
+
+
+def test_a_backup_under_way_does_not_keep_records_out(server: Server, role: psycopg.Connection[Any]) -> None:
+    holds = "BEGIN; LOCK TABLE audit.trail, audit.turn IN ACCESS SHARE MODE; SELECT pg_sleep(8)"  # as pg_dump does
+    with ThreadPoolExecutor() as pool:
+        backup = pool.submit(server.superuser, "audit", holds)
+        waiting = "SELECT count(*) FROM pg_locks WHERE relation = 'audit.turn'::regclass"
+        wait_until(lambda: server.superuser("audit", waiting) == "1", 5)
+        role.execute("SET statement_timeout = 2000")
+        role.execute(INSERT, [['{"during":"backup"}']])
+        assert not backup.done()
 
 
 def test_each_role_reaches_its_own_database_alone(server: Server) -> None:
