@@ -70,11 +70,11 @@ def sites(rows: Rows) -> Table:
 
 def framed(title: str, whole: tuple[str, ...], folded: tuple[str, ...]) -> Table:
     """Return an empty table: columns that are never cut, then columns that share what is left."""
-    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
     for heading in whole:
         made.add_column(heading, no_wrap=True)
     for heading in folded:
-        made.add_column(heading, overflow="fold")
+        made.add_column(heading, overflow="fold", min_width=16 if heading == "account" else len(heading))
     return made
 
 
