@@ -27,7 +27,7 @@ from flowerbed_superlink.tokens import Claims, Tokens
 from flowerbed_superlink.trail import Trail
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 CHECKS = 32  # threads that check tokens and runs: an identity provider that hangs must not hold all of them
 QUICK = 64 * 1024  # bytes of a body that is read without a thread
@@ -67,7 +67,23 @@ class Access:
             self._recording.refused(request, refused)
             await _answer(send, refused)
             return
-        await self._recording.serve(request, self._app, receive, send)
+        await self._recording.serve(request, self._app, receive, self._while_enabled(request, send))
+
+    def _while_enabled(self, request: Request, send: Send) -> Send:
+        """End what is sent for long, a followed log, as soon as its reader is disabled."""
+        if request.name != "stream-logs" or request.claims is None:
+            return send
+        aid, shut = request.claims.aid, False
+
+        async def sending(message: Message) -> None:
+            nonlocal shut
+            if shut:
+                return
+            if message["type"] == "http.response.body" and await self._problem(aid) is not None:
+                message, shut = {"type": "http.response.body", "body": b"", "more_body": False}, True
+            await send(message)
+
+        return sending
 
     async def _decide(self, request: Request, receive: Receive) -> Receive:
         claims = await self._who(request)

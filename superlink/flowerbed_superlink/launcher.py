@@ -13,6 +13,7 @@ import signal
 import ssl
 import sys
 import time
+from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import version
 from types import FrameType, ModuleType
@@ -60,7 +61,6 @@ def run() -> None:
     check_version()
     check_files(config)
     wait_for_database(config)
-    ensure_kit_schema()
     register_hooks()
     serve(config)
 
@@ -93,37 +93,36 @@ def check_files(config: Settings) -> None:
 
 
 def wait_for_database(config: Settings) -> None:
-    """Return once PostgreSQL lets us in, with a line in the log for each try.
+    """Return once PostgreSQL lets us into both databases, with a line in the log for each try.
 
     Raises:
         StartupError: it has not within FLOWERBED_DATABASE_WAIT seconds.
     """
     end = time.monotonic() + config.database_wait_s
-    while True:
-        try:
-            with connect(config.database, config.secrets) as connection:
-                check_tables({name for (name,) in connection.execute(_TABLES)})
-        except psycopg.Error as error:
-            problem = " ".join(str(error).split())
+    for look in (lambda: _look_at_flowers(config), _ensure_kits):
+        while (problem := _problem(look)) is not None:
             if time.monotonic() >= end:
-                raise StartupError(f"The database does not let the SuperLink in: {problem}.") from error
+                raise StartupError(f"The database does not let the SuperLink in: {problem}.")
             event("database-wait", error=problem, retry_s=RETRY_S)
             time.sleep(RETRY_S)
-        else:
-            return
 
 
-def ensure_kit_schema() -> None:
-    """Make the tables of the kit's own database.
-
-    Raises:
-        StartupError: it does not let us in, or refuses.
-    """
+def _problem(look: Callable[[], None]) -> str | None:
     try:
-        with open_kit() as connection:
-            ensure_schema(connection)
+        look()
     except psycopg.Error as error:
-        raise StartupError(f"The kit's database cannot be used: {' '.join(str(error).split())}.") from error
+        return " ".join(str(error).split())
+    return None
+
+
+def _look_at_flowers(config: Settings) -> None:
+    with connect(config.database, config.secrets) as connection:
+        check_tables({name for (name,) in connection.execute(_TABLES)})
+
+
+def _ensure_kits() -> None:
+    with open_kit() as connection:
+        ensure_schema(connection)
 
 
 def check_tables(names: set[str]) -> None:

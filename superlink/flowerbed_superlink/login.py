@@ -25,6 +25,7 @@ from flowerbed_superlink import asking
 from flowerbed_superlink.directory import Directory, directory
 from flowerbed_superlink.errors import PeopleError, ProviderError, ProviderRefusalError, TokenError
 from flowerbed_superlink.provider import Provider
+from flowerbed_superlink.recording import UNRECORDED, Strangers
 from flowerbed_superlink.tokens import MAX_TOKEN, Claims, Tokens, provider, tokens
 from flowerbed_superlink.trail import Trail, TrailUnavailable, trail
 
@@ -37,7 +38,6 @@ _REASONS = {
     "expired_token": "The login took too long: run `flwr login` again.",
     "invalid_grant": "The login is not valid any more: run `flwr login` again.",
 }
-_UNRECORDED = "The audit trail cannot be written, so nothing was done: try again."
 
 Metadata = Sequence[tuple[str, str | bytes]]
 
@@ -69,7 +69,7 @@ class OidcLogin(ControlAuthnPlugin):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._provider, self._tokens, self._directory, self._trail = provider, tokens, directory, trail
-        self._clock, self._lock = clock, Lock()
+        self._clock, self._lock, self._strangers = clock, Lock(), Strangers(clock)
         self._refreshes: dict[bytes, _Refresh] = {}
 
     def get_login_details(self) -> AccountAuthLoginDetails | None:
@@ -184,13 +184,14 @@ class OidcLogin(ControlAuthnPlugin):
         _refuse(HTTPStatus.FORBIDDEN, why)
 
     def _note(self, verb: str, why: str) -> None:
-        self._trail.note(**_values(verb, "refused", None, why))
+        if (left_out := self._strangers.admit()) is not None:
+            self._trail.note(**_values(verb, "refused", None, why + left_out))
 
     def _record(self, verb: str, outcome: str, claims: Claims | None = None) -> None:
         try:
             self._trail.record(**_values(verb, outcome, claims))
         except TrailUnavailable:
-            _refuse(HTTPStatus.SERVICE_UNAVAILABLE, _UNRECORDED)
+            _refuse(HTTPStatus.SERVICE_UNAVAILABLE, UNRECORDED)
 
 
 def _values(verb: str, outcome: str, claims: Claims | None, detail: str = "") -> dict[str, Any]:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from flowerbed_superlink.errors import Refused
@@ -49,12 +50,31 @@ class Request:
         }
 
 
+class Strangers:
+    """Bounds the records of senders whom nobody knows: a flood of them must not fill the disk."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._lock = clock, Lock()
+        self._second, self._admitted, self._left_out = 0, 0, 0
+
+    def admit(self) -> str | None:
+        """Return what to add to the next record about those that were left out, or None to leave this one out too."""
+        with self._lock:
+            if (second := int(self._clock())) != self._second:
+                self._second, self._admitted = second, 0
+            if self._admitted >= STRANGERS:
+                self._left_out += 1
+                return None
+            self._admitted += 1
+            said, self._left_out = f" ({self._left_out} more before)" if self._left_out else "", 0
+            return said
+
+
 class Recording:
     """Writes what becomes of requests."""
 
     def __init__(self, trail: Trail, clock: Callable[[], float] = time.monotonic) -> None:
-        self._trail, self._clock = trail, clock
-        self._second, self._strangers, self._uncounted = 0, 0, 0
+        self._trail, self._strangers = trail, Strangers(clock)
 
     async def begin(self, request: Request) -> None:
         """Record a change before it is done.
@@ -70,14 +90,11 @@ class Recording:
             raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, UNRECORDED, str(error)) from error
 
     def refused(self, request: Request, refused: Refused) -> None:
-        """Record a refusal of ours. A flood of strangers' requests is counted: it must not fill the disk."""
+        """Record a refusal of ours. A flood of strangers is only counted."""
         event("refused", status=int(refused.status), why=refused.why, path=request.scope["path"], client=request.source)
-        left_out = ""
-        if request.claims is None:
-            if self._floods():
-                return
-            left_out = f" ({self._uncounted} more before)" if self._uncounted else ""
-            self._uncounted = 0
+        left_out = "" if request.claims is not None else self._strangers.admit()
+        if left_out is None:
+            return
         detail = f"{int(refused.status)} {refused.detail}{left_out}"
         self._trail.note(**request.values("refused", request.named, detail))
 
@@ -104,11 +121,3 @@ class Recording:
         response = request.scope.get("state", {}).get("answered")
         named = answered(request.named, response) if outcome == "done" else request.named
         self._trail.note(**request.values(outcome, named, "" if outcome == "done" else str(status or "no answer")))
-
-    def _floods(self) -> bool:
-        second = int(self._clock())
-        if second != self._second:
-            self._second, self._strangers = second, 0
-        self._strangers += 1
-        self._uncounted += self._strangers > STRANGERS
-        return self._strangers > STRANGERS

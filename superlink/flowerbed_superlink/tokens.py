@@ -162,7 +162,8 @@ def _claims(payload: dict[str, Any]) -> Claims:
         raise TokenError("This account is in more than one organisation: ask an operator to correct it.")
     return Claims(
         aid=aid,
-        name=_text(payload, "preferred_username") or aid,
+        # Keycloak calls the accounts of machines service-account-<client>.
+        name=(_text(payload, "preferred_username") if client in _PEOPLES_CLIENTS else "") or aid,
         organisation=next(iter(organisations), ""),
         federations=frozenset(federations),
         roles=frozenset(_texts(payload, "flowerbed_roles")) & frozenset(ROLES),

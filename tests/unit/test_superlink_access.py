@@ -255,6 +255,21 @@ def test_login_routes_and_other_apis_pass(world: World) -> None:
     assert world.trail.records == []
 
 
+def test_a_followed_log_ends_for_a_reader_who_is_disabled(world: World) -> None:
+    async def follow(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"one", "more_body": True})
+        world.disabled.add(NORTH.name)
+        world.now += 2
+        for _ in range(3):
+            await send({"type": "http.response.body", "body": b"two", "more_body": True})
+        assert scope["path"]
+        assert receive
+
+    world.access._app = follow
+    assert world.call("stream-logs", NORTH, RUN).content == b"one"
+
+
 def test_a_flood_of_strangers_is_counted_and_not_written() -> None:
     trail, now = TrailMock(), [0.0]
     recording = Recording(trail, lambda: now[0])

@@ -165,7 +165,10 @@ def test_a_token_that_is_not_valid_is_refused_with_a_sentence(asked: Asked, why:
     ("client", "aid"), [("kit", "flowerbed"), ("pipeline-demo", "pipeline-demo"), ("hub", "p-" + "0" * 20)]
 )
 def test_the_kit_pipelines_and_the_hub_are_known_by_their_clients(asked: Asked, client: str, aid: str) -> None:
-    assert asked.tokens.validate(asked.issuer.token(Person(client, aid, ["researcher"], client=client))).aid == aid
+    account = Person(f"service-account-{client}", aid, ["researcher"], client=client)
+    claims = asked.tokens.validate(asked.issuer.token(account))
+    assert claims.aid == aid
+    assert claims.name == (account.name if client == "hub" else aid)
 
 
 @pytest.mark.parametrize("age", [-SKEW_S + 5, SKEW_S - 5])
