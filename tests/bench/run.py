@@ -2,7 +2,7 @@
 
 Comparisons also have `against` (the peer's name), `peer_median` and `ratio` (ours divided by theirs), measured in this run.
 
-    run.py [ca] [audit] [tokens] [stack] [rounds] [app]      default: ca audit tokens stack rounds
+    run.py [ca] [audit] [keycloak] [tokens] [stack] [rounds] [app]      default: ca audit tokens stack rounds
 """
 
 from __future__ import annotations
@@ -40,6 +40,10 @@ def main() -> None:
         import bench_tokens
 
         rows += bench_tokens.rows()
+    if "keycloak" in wanted:
+        import bench_keycloak
+
+        rows += bench_keycloak.rows()
     if "app" in wanted:
         import bench_app
 

@@ -13,7 +13,7 @@ from images_support import HARDENED, KIT, VERSIONS, docker, image, inside, inspe
 
 pytestmark = pytest.mark.docker
 
-MEGABYTES = {"postgres": 550, "nginx": 110, "tools": 110, "flower": 400, "app": 1700, "samples": 90}
+MEGABYTES = {"postgres": 550, "nginx": 110, "tools": 110, "flower": 400, "app": 1700, "samples": 90, "keycloak": 550}
 
 
 @pytest.mark.parametrize("name", MEGABYTES)

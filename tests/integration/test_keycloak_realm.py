@@ -1,0 +1,502 @@
+"""The realm as code against a real Keycloak on PostgreSQL: equal after one run, untouched by the second, repaired, rebuilt."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from keycloak import KeycloakAdmin
+
+from flowerbed_keycloak import KeycloakDownError, KeycloakRefusedError, Report, disable, enable, set_password
+from flowerbed_keycloak.bootstrap import ready
+from flowerbed_keycloak.connection import BOOTSTRAP_CLIENT, Connection
+from flowerbed_keycloak.read import DEFAULT_ROLES, current_state, groups
+from flowerbed_keycloak.state import differences
+from images_support import docker
+from keycloak_people import TOKENS, NotLoggedInError, account_token, device_login
+from keycloak_support import SECRETS, Keycloak, account, claims, password
+
+pytestmark = pytest.mark.docker
+
+RESEARCHER, CUSTODIAN, AUDITOR = "researcher-north", "custodian-south", "auditor-north"
+
+
+@pytest.fixture(scope="module")
+def keycloak(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keycloak]:
+    made = Keycloak(tmp_path_factory.mktemp("keycloak"))
+    try:
+        made.prepare()
+        made.start()
+        yield made
+    finally:
+        made.remove()
+
+
+@pytest.fixture(scope="module")
+def first(keycloak: Keycloak) -> dict[str, Report]:
+    """What a dry run, the first run and the second run say about a new Keycloak."""
+    return {
+        "dry": keycloak.reconcile(dry_run=True),
+        "first": keycloak.reconcile(),
+        "second": keycloak.reconcile(),
+    }
+
+
+@pytest.fixture(scope="module")
+def admin(keycloak: Keycloak, first: dict[str, Report]) -> KeycloakAdmin:
+    assert first["first"].writes
+    found = ready(keycloak.access)
+    assert found is not None
+    return found
+
+
+def test_a_dry_run_names_every_object_and_writes_nothing(first: dict[str, Report]) -> None:
+    assert first["dry"].writes == 0
+    for line in (
+        "client flowerbed-kit of realm master: missing",
+        "realm flowerbed: missing",
+        "person auditor-south: missing",
+    ):
+        assert line in first["dry"].lines
+
+
+def test_a_second_run_writes_nothing(first: dict[str, Report]) -> None:
+    assert first["first"].writes > 40
+    assert first["second"] == Report((), (), 0)
+
+
+def test_the_bootstrap_client_is_gone(keycloak: Keycloak, admin: KeycloakAdmin) -> None:
+    with keycloak.http("admin") as http:
+        form = {
+            "grant_type": "client_credentials",
+            "client_id": BOOTSTRAP_CLIENT,
+            "client_secret": keycloak.access.bootstrap_secret,
+        }
+        answer = http.post("/realms/master/protocol/openid-connect/token", data=form)
+    assert answer.status_code == 401
+    admin.change_current_realm("master")
+    try:
+        assert admin.get_users({}) == []
+    finally:
+        admin.change_current_realm("flowerbed")
+
+
+def test_issuers_are_the_public_names(keycloak: Keycloak, admin: KeycloakAdmin) -> None:
+    assert admin
+    with keycloak.http() as http:
+        found = http.get("/realms/flowerbed/.well-known/openid-configuration").json()
+        assert found["issuer"] == keycloak.topology.issuer
+        assert found["jwks_uri"].startswith(keycloak.topology.issuer)
+    with keycloak.http("admin") as http:
+        found = http.get("/realms/master/.well-known/openid-configuration").json()
+        assert found["issuer"] == f"{keycloak.topology.url('admin')}/realms/master"
+
+
+# --- tokens
+
+
+@pytest.mark.parametrize(
+    ("client", "aid", "roles", "groups"),
+    [
+        ("kit", "flowerbed", {"operator"}, {"/federations/main", "/federations/pilot"}),
+        (
+            "pipeline-demo",
+            "pipeline-demo",
+            {"researcher"},
+            {"/federations/main", "/federations/pilot", "/organisations/north"},
+        ),
+    ],
+)
+def test_a_machine_has_the_claims_of_its_account(
+    keycloak: Keycloak, admin: KeycloakAdmin, client: str, aid: str, roles: set[str], groups: set[str]
+) -> None:
+    assert admin
+    answer = keycloak.token(client)
+    assert answer.status_code == 200, answer.text
+    assert "refresh_token" not in answer.json()
+    assert answer.json()["expires_in"] == 300
+    found = claims(answer.json()["access_token"])
+    assert (found["flowerbed_aid"], set(found["flowerbed_roles"]), set(found["flowerbed_groups"])) == (
+        aid,
+        roles,
+        groups,
+    )
+    assert (found["aud"], found["azp"], found["iss"]) == ("flowerbed-superlink", client, keycloak.topology.issuer)
+
+
+def test_a_person_has_their_claims_and_one_use_of_each_refresh_token(keycloak: Keycloak, admin: KeycloakAdmin) -> None:
+    assert admin
+    with keycloak.http() as http:
+        answer = device_login(http, CUSTODIAN, password(CUSTODIAN))
+        found = claims(answer["access_token"])
+        aid = next(item["aid"] for item in keycloak.people if item["name"] == CUSTODIAN)
+        assert found["flowerbed_aid"] == aid
+        assert (found["preferred_username"], found["azp"], found["aud"]) == (CUSTODIAN, "flwr", "flowerbed-superlink")
+        assert found["flowerbed_roles"] == ["custodian"]
+        assert set(found["flowerbed_groups"]) == {"/federations/main", "/organisations/south"}
+        again = refresh(http, answer["refresh_token"])
+        assert again.status_code == 200, again.text
+        assert claims(again.json()["access_token"])["flowerbed_aid"] == aid
+        assert refresh(http, answer["refresh_token"]).status_code == 400
+
+
+def refresh(http: httpx.Client, token: str) -> httpx.Response:
+    return http.post(TOKENS, data={"grant_type": "refresh_token", "client_id": "flwr", "refresh_token": token})
+
+
+@pytest.mark.parametrize("client", ["flwr", "kit", "pipeline-demo", "hub", "grafana", "admin-cli", "account-console"])
+def test_no_client_takes_a_password(keycloak: Keycloak, admin: KeycloakAdmin, client: str) -> None:
+    assert admin
+    answer = keycloak.token(client, grant_type="password", username=RESEARCHER, password=password(RESEARCHER))
+    assert answer.status_code in (400, 401), answer.text
+    assert "access_token" not in answer.text
+
+
+@pytest.mark.parametrize("scope", ["offline_access", "profile", "roles"])
+def test_no_scope_adds_to_a_token(keycloak: Keycloak, admin: KeycloakAdmin, scope: str) -> None:
+    assert admin
+    answer = keycloak.token("pipeline-demo", scope=scope)
+    assert answer.status_code == 400
+    assert answer.json()["error"] == "invalid_scope"
+
+
+def test_what_people_change_of_themselves_changes_no_claim(keycloak: Keycloak, admin: KeycloakAdmin) -> None:
+    assert admin
+    with keycloak.http() as http:
+        before = claims(device_login(http, AUDITOR, password(AUDITOR))["access_token"])
+    with keycloak.http() as http:
+        headers = {
+            "Authorization": f"Bearer {account_token(http, keycloak.topology.issuer, AUDITOR, password(AUDITOR))}"
+        }
+        mine = http.get("/realms/flowerbed/account/", headers=headers | {"Accept": "application/json"}).json()
+        assert "flowerbed_aid" not in mine.get("attributes", {})
+        stolen = {
+            "flowerbed_aid": ["p-stolen"],
+            "flowerbed_groups": ["/federations/pilot"],
+            "flowerbed_roles": ["operator"],
+        }
+        for change in ({"attributes": stolen}, {"username": "operator-north"}, {"email": "x@y.z"}, {"id": "other"}):
+            http.post("/realms/flowerbed/account/", headers=headers, json=mine | change)
+    with keycloak.http() as http:
+        after = claims(device_login(http, AUDITOR, password(AUDITOR))["access_token"])
+    changing = {"exp", "iat", "jti", "sid", "auth_time"}
+    assert {k: v for k, v in after.items() if k not in changing} == {
+        k: v for k, v in before.items() if k not in changing
+    }
+    assert keycloak.reconcile() == Report((), (), 0)
+
+
+# --- drift
+
+Drift = Callable[[KeycloakAdmin], object]
+
+
+def client(admin: KeycloakAdmin, name: str) -> str:
+    return str(admin.get_client_id(name))
+
+
+def person(admin: KeycloakAdmin, name: str) -> str:
+    return str(admin.get_user_id(name))
+
+
+def set_client(admin: KeycloakAdmin, name: str, **fields: Any) -> None:
+    found = admin.get_client(client(admin, name))
+    attributes = found["attributes"] | fields.pop("attributes", {})
+    admin.update_client(found["id"], found | fields | {"attributes": attributes})
+
+
+def rogue_mapper(admin: KeycloakAdmin) -> None:
+    config = {"claim.name": "flowerbed_aid", "claim.value": "flowerbed", "access.token.claim": "true"}
+    mapper = {
+        "name": "x",
+        "protocol": "openid-connect",
+        "protocolMapper": "oidc-hardcoded-claim-mapper",
+        "config": config,
+    }
+    admin.add_mapper_to_client(client(admin, "flwr"), mapper)
+
+
+def weak_mapper(admin: KeycloakAdmin) -> None:
+    identity = client(admin, "hub")
+    found = next(item for item in admin.get_mappers_from_client(identity) if item["name"] == "flowerbed_aid")
+    found["config"]["user.attribute"] = "email"
+    admin.update_client_mapper(identity, found["id"], found)
+
+
+def open_profile(admin: KeycloakAdmin) -> None:
+    found = admin.get_realm_users_profile()
+    found["unmanagedAttributePolicy"] = "ENABLED"
+    for item in found["attributes"]:
+        item["permissions"] = {"view": ["admin", "user"], "edit": ["admin", "user"]}
+    admin.update_realm_users_profile(found)
+
+
+def other_person(admin: KeycloakAdmin) -> None:
+    identity = person(admin, RESEARCHER)
+    admin.assign_realm_roles(identity, [admin.get_realm_role("operator")])
+    admin.group_user_remove(identity, groups(admin)["/federations/pilot"]["id"])
+    found = admin.get_user(identity)
+    admin.update_user(identity, found | {"attributes": {"flowerbed_aid": ["p-other"]}, "lastName": "Changed"})
+
+
+def administrator(admin: KeycloakAdmin) -> None:
+    management = client(admin, "realm-management")
+    role = admin.get_client_role(management, "manage-users")
+    admin.assign_client_role(person(admin, AUDITOR), management, [role])
+
+
+def generous_group(admin: KeycloakAdmin) -> None:
+    admin.assign_group_realm_roles(groups(admin)["/federations/main"]["id"], [admin.get_realm_role("operator")])
+
+
+def composite(admin: KeycloakAdmin) -> None:
+    admin.add_composite_realm_roles_to_role("auditor", [admin.get_realm_role("operator")])
+
+
+def stranger(admin: KeycloakAdmin) -> None:
+    admin.create_user({"username": "stranger", "enabled": True, "attributes": {"flowerbed_aid": ["flowerbed"]}})
+
+
+def pipeline_account(admin: KeycloakAdmin) -> None:
+    user = admin.get_client_service_account_user(client(admin, "pipeline-demo"))
+    admin.assign_realm_roles(user["id"], [admin.get_realm_role("operator")])
+
+
+DRIFTS: dict[str, tuple[Drift, str]] = {
+    "realm": (
+        lambda a: a.update_realm("flowerbed", a.get_realm("flowerbed") | {"accessTokenLifespan": 3600}),
+        "realm flowerbed: accessTokenLifespan is 3600, wanted 300",
+    ),
+    "refresh": (
+        lambda a: a.update_realm("flowerbed", a.get_realm("flowerbed") | {"revokeRefreshToken": False}),
+        "realm flowerbed: revokeRefreshToken is False, wanted True",
+    ),
+    "master": (
+        lambda a: a.update_realm("master", a.get_realm("master") | {"bruteForceProtected": False}),
+        "realm master: bruteForceProtected is False, wanted True",
+    ),
+    "profile": (open_profile, "profile flowerbed: flowerbed_aid.permissions is "),
+    "unmanaged": (open_profile, "profile flowerbed: unmanagedAttributePolicy is ENABLED, wanted empty"),
+    "role gone": (lambda a: a.delete_realm_role("custodian"), "role custodian: missing"),
+    "role added": (lambda a: a.create_realm_role({"name": "superuser"}), "role superuser: extra"),
+    "role composite": (composite, "role auditor: composite is True, wanted False"),
+    "default role": (
+        lambda a: a.add_composite_realm_roles_to_role(DEFAULT_ROLES, [a.get_realm_role("offline_access")]),
+        f"role {DEFAULT_ROLES}: composites is ",
+    ),
+    "group gone": (
+        lambda a: a.delete_group(groups(a)["/organisations/south"]["id"]),
+        "group /organisations/south: missing",
+    ),
+    "group added": (
+        lambda a: a.create_group({"name": "evil"}, parent=groups(a)["/federations"]["id"]),
+        "group /federations/evil: extra",
+    ),
+    "group roles": (generous_group, "group /federations/main: realmRoles is operator, wanted empty"),
+    "client": (
+        lambda a: set_client(a, "flwr", directAccessGrantsEnabled=True, fullScopeAllowed=True),
+        "client flwr: directAccessGrantsEnabled is True, wanted False",
+    ),
+    "client attribute": (
+        lambda a: set_client(a, "flwr", attributes={"access.token.lifespan": "86400"}),
+        "client flwr: attributes.access.token.lifespan is 86400, wanted empty",
+    ),
+    "client secret": (lambda a: set_client(a, "grafana", secret="guessed"), "client grafana: secret differs"),
+    "client gone": (lambda a: a.delete_client(client(a, "hub")), "client hub: missing"),
+    "client added": (lambda a: a.create_client({"clientId": "pipeline-evil"}), "client pipeline-evil: extra"),
+    "client opened": (
+        lambda a: set_client(a, "admin-cli", enabled=True),
+        "client admin-cli: enabled is True, wanted False",
+    ),
+    "mapper added": (rogue_mapper, "client flwr: mappers.x is "),
+    "scope": (
+        lambda a: a.add_client_default_client_scope(
+            client(a, "kit"), next(s["id"] for s in a.get_client_scopes() if s["name"] == "profile"), {}
+        ),
+        "client kit: defaultClientScopes is profile, wanted empty",
+    ),
+    "scope role": (
+        lambda a: a.assign_realm_roles_to_client_scope(client(a, "kit"), [a.get_realm_role("offline_access")]),
+        "client kit: scopeRoles is ",
+    ),
+    "machine": (pipeline_account, "service account pipeline-demo: roles is operator, researcher, wanted researcher"),
+    "person's role": (other_person, f"person {RESEARCHER}: roles is operator, researcher, wanted researcher"),
+    "person's group": (other_person, f"person {RESEARCHER}: groups is "),
+    "person's id": (other_person, f"person {RESEARCHER}: attributes.flowerbed_aid is p-other, wanted p-"),
+    "person's name": (other_person, f"person {RESEARCHER}: lastName is Changed, wanted north"),
+    "person made administrator": (
+        administrator,
+        f"person {AUDITOR}: clientRoles is realm-management/manage-users, wanted empty",
+    ),
+    "person gone": (lambda a: a.delete_user(person(a, "operator-south")), "person operator-south: missing"),
+    "stranger with an id": (stranger, "person stranger: attributes.flowerbed_aid is flowerbed, wanted empty"),
+}
+
+
+@pytest.fixture(scope="module")
+def drifted(keycloak: Keycloak, admin: KeycloakAdmin) -> dict[str, Report]:
+    """Everything changed by hand at once; what a dry run, a run and one more say."""
+    for drift in dict.fromkeys(drift for drift, _ in DRIFTS.values()):
+        drift(admin)
+    return {"dry": keycloak.reconcile(dry_run=True), "run": keycloak.reconcile(), "after": keycloak.reconcile()}
+
+
+@pytest.mark.parametrize("kind", DRIFTS)
+def test_drift_is_reported(drifted: dict[str, Report], kind: str) -> None:
+    expected = DRIFTS[kind][1]
+    assert [line for line in drifted["run"].lines if line.startswith(expected)], drifted["run"].lines
+
+
+def test_drift_is_repaired_by_one_run_and_by_no_dry_run(drifted: dict[str, Report]) -> None:
+    assert drifted["dry"].writes == 0
+    assert drifted["dry"].lines == drifted["run"].lines
+    assert drifted["run"].writes
+    assert (drifted["after"].lines, drifted["after"].writes) == ((), 0)
+    assert not any("guessed" in line or SECRETS["grafana"] in line for line in drifted["run"].lines)
+
+
+def test_people_who_are_not_listed_stay_and_are_named(drifted: dict[str, Report], admin: KeycloakAdmin) -> None:
+    assert drifted["after"].notes == ("Not in the list of people, and left alone in realm flowerbed: stranger.",)
+    assert admin.get_user_id("stranger")
+    admin.delete_user(person(admin, "stranger"))
+
+
+# --- people
+
+
+def test_somebody_disabled_in_the_list_is_shut_out(keycloak: Keycloak, admin: KeycloakAdmin) -> None:
+    assert admin
+    listed = [item | ({"enabled": False} if item["name"] == CUSTODIAN else {}) for item in keycloak.people]
+    with keycloak.http() as http:
+        token = device_login(http, CUSTODIAN, password(CUSTODIAN))["refresh_token"]
+        report = keycloak.reconcile(keycloak.wanted(listed))
+        assert report.lines == (f"person {CUSTODIAN}: enabled is True, wanted False",)
+        assert refresh(http, token).status_code == 400
+    with keycloak.http() as http, pytest.raises(NotLoggedInError, match="disabled"):
+        device_login(http, CUSTODIAN, password(CUSTODIAN))
+    assert keycloak.reconcile().writes
+    with keycloak.http() as http:
+        assert device_login(http, CUSTODIAN, password(CUSTODIAN))
+
+
+def test_disabling_one_person_ends_their_sessions_and_enabling_lets_them_in(
+    keycloak: Keycloak, admin: KeycloakAdmin
+) -> None:
+    assert admin
+    with keycloak.http() as http:
+        token = device_login(http, CUSTODIAN, password(CUSTODIAN))["refresh_token"]
+        disable(keycloak.access, CUSTODIAN)
+        assert refresh(http, token).status_code == 400
+    enable(keycloak.access, CUSTODIAN)
+    with keycloak.http() as http:
+        assert device_login(http, CUSTODIAN, password(CUSTODIAN))
+
+
+def test_wrong_passwords_lock_an_account_until_it_is_reset(keycloak: Keycloak, admin: KeycloakAdmin) -> None:
+    assert admin
+    for _ in range(6):
+        with keycloak.http() as http, pytest.raises(NotLoggedInError):
+            device_login(http, CUSTODIAN, "wrong")
+    with keycloak.http() as http, pytest.raises(NotLoggedInError):
+        device_login(http, CUSTODIAN, password(CUSTODIAN))
+    set_password(keycloak.access, CUSTODIAN, "another-Password-1", temporary=False)
+    with keycloak.http() as http:
+        assert device_login(http, CUSTODIAN, "another-Password-1")
+    set_password(keycloak.access, CUSTODIAN, "a-third-Password-1", temporary=True)
+    with keycloak.http() as http, pytest.raises(NotLoggedInError, match="Update password"):
+        device_login(http, CUSTODIAN, "a-third-Password-1")
+
+
+def test_what_cannot_be_done_is_one_sentence(keycloak: Keycloak, admin: KeycloakAdmin) -> None:
+    assert admin
+    with pytest.raises(
+        KeycloakRefusedError, match=r"^Keycloak refused a password for auditor-north: 400 .*length.*\.$"
+    ):
+        set_password(keycloak.access, AUDITOR, "short", temporary=False)
+    with pytest.raises(KeycloakRefusedError, match=r"^Keycloak has nobody called nobody: "):
+        disable(keycloak.access, "nobody")
+    wrong = dataclasses.replace(keycloak.access, kit_secret="w" * 64)
+    with pytest.raises(KeycloakRefusedError, match=r"neither the kit's client nor the bootstrap client"):
+        Keycloak.reconcile(with_access(keycloak, wrong))
+    nowhere = dataclasses.replace(keycloak.access, port=1)
+    with pytest.raises(KeycloakDownError, match=r"^The edge cannot be reached"):
+        Keycloak.reconcile(with_access(keycloak, nowhere))
+
+
+def with_access(keycloak: Keycloak, access: Any) -> Keycloak:
+    other = object.__new__(Keycloak)
+    other.__dict__.update(keycloak.__dict__, access=access)
+    return other
+
+
+def test_a_removed_pipeline_and_federation_lose_their_client_and_group(
+    keycloak: Keycloak, admin: KeycloakAdmin
+) -> None:
+    from keycloak_support import topology
+
+    assert admin
+    smaller = topology(pipelines=[], federations=[{"name": "main", "organisations": ["north", "south"]}])
+    report = keycloak.reconcile(keycloak.wanted(made=smaller))
+    assert {"client pipeline-demo: extra", "group /federations/pilot: extra"} <= set(report.lines)
+    assert keycloak.token("pipeline-demo").status_code == 401
+    assert keycloak.reconcile(keycloak.wanted(made=smaller)).writes == 0
+    assert keycloak.reconcile().writes
+
+
+# --- rebuilt
+
+
+class CutOffError(Exception):
+    """The process was killed here, as far as Keycloak can tell."""
+
+
+def cut_off_after(monkeypatch: pytest.MonkeyPatch, allowed: int) -> None:
+    """Let a reconcile send so many changes, and no more."""
+    left = itertools.count(allowed, -1)
+    for name in ("raw_post", "raw_put", "raw_delete"):
+        real = getattr(Connection, name)
+
+        def counted(self: Connection, *args: Any, real: Any = real, **kwargs: Any) -> Any:
+            if next(left) <= 0:
+                raise CutOffError
+            return real(self, *args, **kwargs)
+
+        monkeypatch.setattr(Connection, name, counted)
+
+
+def test_a_new_keycloak_cut_off_at_many_points_becomes_equal_with_the_same_ids(
+    keycloak: Keycloak, admin: KeycloakAdmin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert admin
+    before = {name: claims(keycloak.token(name).json()["access_token"]) for name in ("kit", "pipeline-demo")}
+    keycloak.empty()
+    for allowed in (1, 1, 1, 2, 5, 9, 15, 15, 15):
+        with monkeypatch.context() as patch:
+            cut_off_after(patch, allowed)
+            with pytest.raises(CutOffError):
+                keycloak.reconcile()
+    assert keycloak.reconcile().writes
+    assert keycloak.reconcile() == Report((), (), 0)
+    rebuilt = ready(keycloak.access)
+    assert rebuilt is not None
+    assert differences(keycloak.wanted(), current_state(rebuilt)) == []
+    for name, old in before.items():
+        new = claims(keycloak.token(name).json()["access_token"])
+        assert new["sub"] != old["sub"]
+        assert new["flowerbed_aid"] == old["flowerbed_aid"]
+    with keycloak.http() as http:
+        found = claims(device_login(http, RESEARCHER, password(RESEARCHER))["access_token"])
+    assert found["flowerbed_aid"] == next(item["aid"] for item in keycloak.people if item["name"] == RESEARCHER)
+
+
+def test_a_later_start_takes_no_new_schema_and_rests_small(keycloak: Keycloak, admin: KeycloakAdmin) -> None:
+    assert admin
+    docker("restart", keycloak.keycloak)
+    keycloak.wait()
+    assert keycloak.reconcile() == Report((), (), 0)
+    person = account("p", "person", "p-1", "north", ["researcher"], ["main"])
+    assert keycloak.reconcile(keycloak.wanted([*keycloak.people, person])).lines == ("person p: missing",)
