@@ -10,6 +10,7 @@ import json
 import secrets
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from typing import Annotated, Any, Literal
 
 import psycopg
@@ -62,7 +63,8 @@ _ENTRIES = TypeAdapter(list[Entry])
 def main(arguments: Sequence[str]) -> int:
     """Do what the arguments say; return 0, or 2 with one sentence on standard error."""
     try:
-        answer = run(arguments)
+        with redirect_stdout(sys.stderr):  # the trail's lines: standard output is the answer's
+            answer = run(arguments)
     except (PeopleError, StartupError) as error:
         sys.stderr.write(f"{error}\n")
         return 2
