@@ -147,7 +147,7 @@ def profile() -> Fields:
     An attribute that people could edit and that a token carries would be account takeover; what is not declared is refused.
     """
     return {
-        "username": _attribute("username", {"min": 3, "max": 255}, "username-prohibited-characters"),
+        "username": _attribute("username", {"min": 1, "max": 255}, "username-prohibited-characters"),
         "email": _attribute("email", {"max": 255}, "email"),
         "firstName": _attribute("firstName", {"max": 255}, "person-name-prohibited-characters"),
         "lastName": _attribute("lastName", {"max": 255}, "person-name-prohibited-characters"),

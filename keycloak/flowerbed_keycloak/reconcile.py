@@ -82,10 +82,11 @@ def _apply(
     target = apply.Target(admin, password_for)
     for (kind, name), group in groupby(due, key=lambda item: (item.kind, item.name)):
         changes = list(group)
-        if changes[0].change == "extra":
-            apply.remove(target, kind, name)
-        else:
-            apply.make(target, kind, name, wanted[kind, name], changes)
+        with sentences(f"{kind} {name}"):
+            if changes[0].change == "extra":
+                apply.remove(target, kind, name)
+            else:
+                apply.make(target, kind, name, wanted[kind, name], changes)
 
 
 def _strangers(wanted: State, found: State) -> State:

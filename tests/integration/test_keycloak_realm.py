@@ -493,10 +493,17 @@ def test_a_new_keycloak_cut_off_at_many_points_becomes_equal_with_the_same_ids(
     assert found["flowerbed_aid"] == next(item["aid"] for item in keycloak.people if item["name"] == RESEARCHER)
 
 
-def test_a_later_start_takes_no_new_schema_and_rests_small(keycloak: Keycloak, admin: KeycloakAdmin) -> None:
+def test_a_restarted_keycloak_is_as_it_was_and_takes_new_people(keycloak: Keycloak, admin: KeycloakAdmin) -> None:
     assert admin
     docker("restart", keycloak.keycloak)
     keycloak.wait()
     assert keycloak.reconcile() == Report((), (), 0)
-    person = account("p", "person", "p-1", "north", ["researcher"], ["main"])
-    assert keycloak.reconcile(keycloak.wanted([*keycloak.people, person])).lines == ("person p: missing",)
+    listed = [*keycloak.people, account("p", "person", "p-1", "north", ["researcher"], ["main"])]
+    assert keycloak.reconcile(keycloak.wanted(listed)).lines == ("person p: missing",)
+
+
+def test_a_person_whom_keycloak_refuses_is_named(keycloak: Keycloak, admin: KeycloakAdmin) -> None:
+    assert admin
+    wrong = account("odd", "person", "p-2", "north", [], []) | {"email": "no address"}
+    with pytest.raises(KeycloakRefusedError, match=r"^Keycloak refused person odd: 400 .*email"):
+        keycloak.reconcile(keycloak.wanted([*keycloak.people, wrong]))
