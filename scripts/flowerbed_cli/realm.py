@@ -20,6 +20,7 @@ from flowerbed_topology import Topology
 
 from . import consumers, passwords, people
 from .errors import AccountError
+from .people import Account
 from .project import Project
 from .secrets import ensure_kept, token
 
@@ -63,13 +64,17 @@ def access(project: Project, topology: Topology) -> Access:
     )
 
 
-def compare(project: Project, topology: Topology, *, dry_run: bool) -> tuple[Report, list[str]]:
+def compare(
+    project: Project, topology: Topology, *, dry_run: bool, listed: Sequence[Account] | None = None
+) -> tuple[Report, list[str]]:
     """Make Keycloak equal to federation.yaml and the list of people, or only look; return that, and whom it gave passwords.
+
+    `listed` is that list, for whoever has just asked for it.
 
     Raises:
         AccountError: Keycloak, the edge or the SuperLink does not answer, or refuses.
     """
-    listed = people.everybody(topology)
+    listed = people.everybody(topology) if listed is None else listed
     first = FirstPasswords(project, frozenset(item["name"] for item in listed if item["kind"] == "demo"))
     with sentences():
         wanted = desired_state(topology, listed, consumers.client_secrets(project, topology))
@@ -77,9 +82,11 @@ def compare(project: Project, topology: Topology, *, dry_run: bool) -> tuple[Rep
     return report, [passwords.announcement(project, name) for name in first.given]
 
 
-def reconcile(project: Project, topology: Topology, *, dry_run: bool = False) -> list[str]:
+def reconcile(
+    project: Project, topology: Topology, *, dry_run: bool = False, listed: Sequence[Account] | None = None
+) -> list[str]:
     """Do the same; return a line for each difference, and for each first password where it lies."""
-    report, announced = compare(project, topology, dry_run=dry_run)
+    report, announced = compare(project, topology, dry_run=dry_run, listed=listed)
     return [*summary(report.lines), *announced]
 
 

@@ -19,18 +19,17 @@ KIT_ACCOUNT = "flowerbed"
 FIELDS = ("name", "kind", "email", "first_name", "last_name", "organisation", "roles", "federations", "enabled")
 
 
-def ensure_roster(topology: Topology) -> list[str]:
-    """Bring the list of people in line with federation.yaml; return a line for each change."""
-    present = people.everybody(topology)
-    changes = due(held(wanted(topology), present), present)
+def ensure_roster(topology: Topology) -> tuple[list[str], list[Account]]:
+    """Bring the list of people in line with federation.yaml; return a line for each change, and the list."""
+    listed = people.everybody(topology)
+    changes = due(wanted(topology), listed)
     if changes:
-        people.put(topology, changes)
+        listed = people.put(topology, changes)
     for account in changes:
         if not account["enabled"]:
             people.stop(topology, account["name"])
-    return [
-        f"{'enrolled' if item['enabled'] else 'disabled'} {item['kind']} account {item['name']}" for item in changes
-    ]
+    verbs = {True: "enrolled", False: "disabled"}
+    return [f"{verbs[item['enabled']]} {item['kind']} account {item['name']}" for item in changes], listed
 
 
 def wanted(topology: Topology) -> list[Account]:

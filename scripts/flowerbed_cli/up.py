@@ -133,18 +133,20 @@ def ensure_containers(project: Project, topology: Topology, progress: Progress) 
         progress.changed(f"restarted {name}")
     with progress.step("waiting for PostgreSQL, the SuperLink and the edge to be healthy"):
         wait_healthy(topology, [f"{topology.name}-{name}" for name in ("postgres", "superlink", "edge")])
-    missing = unregistered(project, topology)
-    if missing:
-        # Registering is an account's deed, so logins come first.
-        ensure_logins(project, topology, progress)
-        register(project, topology, missing)
-        for site in missing:
-            progress.changed(f"registered SuperNode of {site}")
-    with progress.step("starting the SuperNodes, and waiting for every container to be healthy"):
-        in_parallel(lambda site: ensure_site(project, site, SITE), topology.sites)
-        wait_healthy(topology, expected(project, topology))
-    if not missing:
-        ensure_logins(project, topology, progress)
+    # Logins are brought in line beside the sites' start; where SuperNodes are new, before it: registering is an account's deed.
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        logins = pool.submit(ensure_logins, project, topology)
+        missing = unregistered(project, topology)
+        if missing:
+            with progress.step("waiting for Keycloak, and bringing accounts in line with federation.yaml"):
+                logins.result()
+            register(project, topology, missing)
+        with progress.step("starting the SuperNodes, and waiting for every container to be healthy"):
+            in_parallel(lambda site: ensure_site(project, site, SITE), topology.sites)
+            wait_healthy(topology, expected(project, topology))
+            logins.result().show(progress)
+    for site in missing:
+        progress.changed(f"registered SuperNode of {site}")
     for name, identity in sorted(started(topology).items()):
         if before.get(name) != identity and name not in restarted:
             progress.changed(f"started {name}")
@@ -202,23 +204,34 @@ def in_parallel(work: Callable[[Site], object], sites: Iterable[Site]) -> None:
             done.result()
 
 
-def ensure_logins(project: Project, topology: Topology, progress: Progress) -> None:
+@dataclass(frozen=True)
+class Logins:
+    """What was brought in line of accounts and Keycloak's realm, and what could not be."""
+
+    changes: list[str]
+    warning: str = ""
+
+    def show(self, progress: Progress) -> None:
+        """Say so."""
+        for line in self.changes:
+            progress.changed(line)
+        if self.warning:
+            progress.warn(self.warning)
+
+
+def ensure_logins(project: Project, topology: Topology) -> Logins:
     """Bring the list of people and Keycloak's realm in line with federation.yaml."""
-    with progress.step("waiting for Keycloak to be healthy"):
-        wait_healthy(topology, [f"{topology.name}-keycloak"])
-    for line in roster.ensure_roster(topology):
-        progress.changed(line)
-    if certificates.operator_revoked(project):
-        progress.warn(
-            "Keycloak's realm was not compared with federation.yaml, because the operator's certificate was revoked: "
-            "flowerbed ca issue operator and make up do that."
-        )
-        return
     from . import realm  # its libraries take most of a second to import
 
-    with progress.step("comparing Keycloak's realm with federation.yaml"):
-        for line in realm.reconcile(project, topology, dry_run=False):
-            progress.changed(line)
+    changes, listed = roster.ensure_roster(topology)
+    wait_healthy(topology, [f"{topology.name}-keycloak"])
+    if certificates.operator_revoked(project):
+        return Logins(
+            changes,
+            "Keycloak's realm was not compared with federation.yaml, because the operator's certificate was revoked: "
+            "flowerbed ca issue operator and make up do that.",
+        )
+    return Logins(changes + realm.reconcile(project, topology, listed=listed))
 
 
 def unregistered(project: Project, topology: Topology) -> list[str]:

@@ -83,14 +83,15 @@ def test_the_list_of_people_is_written_once_and_the_disabled_are_stopped(
     written: list[list[dict[str, Any]]] = []
     stopped: list[str] = []
     monkeypatch.setattr(people, "everybody", lambda _: known)
-    monkeypatch.setattr(people, "put", lambda _, accounts: written.append(accounts))
+    monkeypatch.setattr(people, "put", lambda _, accounts: written.append(accounts) or accounts)
     monkeypatch.setattr(people, "stop", lambda _, name: stopped.append(name))
-    lines = roster.ensure_roster(topology)
+    lines, listed = roster.ensure_roster(topology)
+    assert listed == written[0]
     assert lines[0] == "enrolled kit account flowerbed"
     assert len(lines) == len(written[0]) == 10
     known += stored([*roster.wanted(topology), {**roster.wanted(topology)[-1], "name": "pipeline-weekly"}])
-    assert roster.ensure_roster(topology) == ["disabled pipeline account pipeline-weekly"]
+    assert roster.ensure_roster(topology)[0] == ["disabled pipeline account pipeline-weekly"]
     assert stopped == ["pipeline-weekly"]
     known.pop()
-    assert roster.ensure_roster(topology) == []
+    assert roster.ensure_roster(topology) == ([], known)
     assert len(written) == 2
