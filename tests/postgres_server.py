@@ -57,7 +57,7 @@ class Server:
 
     def wait(self) -> None:
         probe = ("exec", self.container, "pg_isready", "-q", "-h", "/run/postgresql")
-        wait_until(lambda: run("docker", *probe, check=False).returncode == 0, 60)
+        wait_until(lambda: run("docker", *probe, check=False).returncode == 0, 180)
 
     def connect(self, role: str, password: str, **settings: str) -> psycopg.Connection[tuple[str, ...]]:
         address = inspect(self.container)["NetworkSettings"]["IPAddress"]
