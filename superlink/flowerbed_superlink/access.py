@@ -49,6 +49,7 @@ class Access:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection, as the ASGI specification 3.0 says."""
         path = scope["path"] if scope["type"] == "http" else ""
+        ask_as(None)
         if not path.startswith((CONTROL, OURS)):
             await self._app(scope, receive, send)
             return

@@ -22,8 +22,11 @@ class Asking:
 _asking: ContextVar[Asking | None] = ContextVar("flowerbed_asking", default=None)
 
 
-def ask_as(asking: Asking) -> None:
-    """Say who asks, for the rest of this request: each has a task of its own, and its context ends with it."""
+def ask_as(asking: Asking | None) -> None:
+    """Say who asks, for the rest of this request; None for one in which nobody does.
+
+    To be said at the start of every request: the task of a pipelined one is made in the context of the one before.
+    """
     _asking.set(asking)
 
 

@@ -132,6 +132,10 @@ def world() -> World:
     return World()
 
 
+async def _nothing(*_: Any) -> Any:
+    """Take what is sent, and send nothing."""
+
+
 RUN = StopRunRequest(run_id=7).SerializeToString()
 
 
@@ -246,7 +250,15 @@ def test_who_asks_is_known_behind_and_forgotten_after(world: World) -> None:
     world.call("list-runs", NORTH)
     world.call("runs", AUDITOR, method="GET")
     assert world.inner.reached == [("/v1/control/list-runs", NORTH.name), ("/v1/flowerbed/runs", AUDITOR.name)]
-    assert asking.claims() is None or asking.claims_of(AUDITOR.aid) is None
+
+    async def one_after_the_other() -> None:
+        """In one context, as pipelined requests are."""
+        asking.ask_as(asking.Asking("192.0.2.9", Claims(NORTH.aid, "n", "", frozenset(), frozenset(), 0.0, "flwr")))
+        scope = {"type": "http", "method": "GET", "path": "/health", "headers": [], "client": None}
+        await world.access(scope, _nothing, _nothing)
+
+    asyncio.run(one_after_the_other())
+    assert world.inner.reached[-1] == ("/health", None)
 
 
 def test_login_routes_and_other_apis_pass(world: World) -> None:
