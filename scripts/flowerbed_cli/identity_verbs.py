@@ -112,7 +112,7 @@ def disable(context: typer.Context, name: Name) -> None:
     from . import users
 
     project, topology = topology_of(context)
-    report(users.disable(project, topology, name), f"{name} is disabled already; sessions and runs were ended again.")
+    report(users.disable(project, topology, name), f"{name} is disabled already; sessions were ended again.")
     say(f"Within two seconds the SuperLink refuses every token that {name} still holds.")
 
 

@@ -14,7 +14,7 @@ from .errors import AccountError
 Account = dict[str, Any]
 
 
-def ask(topology: Topology, *arguments: str, stdin: str | None = None) -> list[Account]:
+def ask(topology: Topology, *arguments: str, stdin: str | None = None) -> list[Any]:
     """Return the answer of `python -m flowerbed_superlink.people` in the SuperLink's container; empty if it gives none.
 
     Raises:
@@ -41,9 +41,9 @@ def put(topology: Topology, accounts: Sequence[Account]) -> list[Account]:
     return ask(topology, "put", stdin=json.dumps(list(accounts)))
 
 
-def stop(topology: Topology, name: str) -> None:
-    """Stop the runs of an account."""
-    ask(topology, "stop", name)
+def stop(topology: Topology, name: str) -> list[int]:
+    """Stop the runs of an account; return their ids."""
+    return [int(run) for run in ask(topology, "stop", name)]
 
 
 def one(topology: Topology, name: str) -> Account:

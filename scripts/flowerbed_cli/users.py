@@ -109,9 +109,13 @@ def disable(project: Project, topology: Topology, name: str) -> list[str]:
     The list comes first: the SuperLink reads it, so that even with Keycloak away nothing more is accepted from them.
     """
     changes = enabling(topology, name, enabled=False)
-    people.stop(topology, name)
-    realm.reconcile(project, topology)
-    realm.disable(project, topology, name)
+    changes += [f"stopped run {run} of {name}" for run in people.stop(topology, name)]
+    try:
+        realm.reconcile(project, topology)
+        realm.disable(project, topology, name)
+    except AccountError as error:
+        done = f"{name} is shut out of the SuperLink and has no runs, but not out of Keycloak; do this again later"
+        raise AccountError(f"{done}. {error}") from error
     return changes
 
 

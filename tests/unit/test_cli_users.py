@@ -88,15 +88,18 @@ class Recorder:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *accounts: dict[str, Any]) -> None:
         self.accounts = {account["name"]: account for account in accounts}
         self.calls: list[str] = []
+        self.runs: list[int] = []
         monkeypatch.setattr(people, "ask", self.ask)
         for name in ("disable", "enable"):
             monkeypatch.setattr(realm, name, self.noting(f"keycloak {name}"))
         monkeypatch.setattr(realm, "set_password", self.set_password)
         monkeypatch.setattr(realm, "reconcile", lambda *_: self.calls.append("reconcile") or [])
 
-    def ask(self, _: Topology, *arguments: str, stdin: str | None = None) -> list[dict[str, Any]]:
+    def ask(self, _: Topology, *arguments: str, stdin: str | None = None) -> list[Any]:
         if arguments != ("list",):
             self.calls.append(" ".join(arguments))
+        if arguments[0] == "stop":
+            return list(self.runs)
         for account in json.loads(stdin or "[]"):
             assert set(account) == set(users.KEPT)
             self.accounts[account["name"]] = listed(account)
@@ -144,6 +147,27 @@ def test_disabling_shuts_out_first_then_stops_runs_and_ends_sessions_every_time(
     assert users.enable(project, TOPOLOGY, "alex") == ["enabled alex"]
     assert recorder.accounts["alex"]["enabled"] is True
     assert recorder.calls[-1] == "keycloak enable alex"
+
+
+def test_stopped_runs_are_named(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = Recorder(monkeypatch, listed(checked(TOPOLOGY, ALEX)))
+    recorder.runs = [17]
+    assert users.disable(project, TOPOLOGY, "alex") == ["disabled alex", "stopped run 17 of alex"]
+
+
+def test_with_keycloak_away_disabling_says_what_it_did_and_what_not(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder(monkeypatch, listed(checked(TOPOLOGY, ALEX)))
+
+    def away(*_: object) -> None:
+        raise AccountError("Keycloak does not answer.")
+
+    monkeypatch.setattr(realm, "reconcile", away)
+    with pytest.raises(AccountError, match=r"^alex is shut out .* do this again later\. Keycloak does not answer\.$"):
+        users.disable(project, TOPOLOGY, "alex")
+    assert recorder.accounts["alex"]["enabled"] is False
+    assert recorder.calls == ["put", "stop alex"]
 
 
 def test_a_reset_password_is_kept_for_the_operator_and_never_shown(
