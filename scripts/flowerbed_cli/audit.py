@@ -222,10 +222,10 @@ def _last_checkpoint(path: Path, authority: x509.Certificate) -> Checkpoint:
 
 
 def _is_export(path: Path) -> bool:
-    """Whether one of the first two lines looks like a line of an export: the other may have been changed."""
+    """Whether one of the first three lines looks like one of an export: another may have been changed, or torn in two."""
     try:
         with path.open("rb") as file:
-            return any(file.readline(MAX_LINE).startswith((b'{"seq":', BEGIN)) for _ in range(2))
+            return any(file.readline(MAX_LINE).startswith((b'{"seq":', BEGIN)) for _ in range(3))
     except OSError as error:
         raise FlowerbedError(f"{path} cannot be read: {error.strerror}.") from error
 

@@ -121,6 +121,7 @@ def _rechained(lines: Lines) -> Lines:
         (_set(4, b'"seq":5', b'"seq": 5'), "Record 5 was changed"),
         (_set(4, b'"seq":5', b'"seq":05'), "Record 5 was changed"),
         (_set(4, b'"seq":5', b'"seq":3'), "Record 5 was changed: it is numbered 3"),
+        (_set(0, b"{", b"\n"), "Record 1 was changed"),
         (lambda lines: [*lines[:3], *lines[4:]], "Record 4 was removed or moved: after record 3 comes record 5"),
         (lambda lines: lines[1:], "Record 1 was removed or moved: the trail begins with record 2"),
         (lambda lines: [*lines[:4], lines[2], *lines[4:]], "Record 3 was inserted or moved: after record 4"),
