@@ -5,7 +5,7 @@ Not for finding out what differs: that is in `state` and `read`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from keycloak import KeycloakAdmin
 
 from . import read
 from .realm import DEFAULT_ROLES
-from .state import Difference, Fields, Kind, Value, canonical
+from .state import Fields, Kind, Value, canonical
 
 Password = tuple[str, bool]
 """A password, and whether it has to be changed at the first login."""
@@ -53,9 +53,8 @@ class Target:
         return self._ids[what]
 
 
-def make(target: Target, kind: Kind, name: str, wanted: Fields, changes: Sequence[Difference]) -> None:
+def make(target: Target, kind: Kind, name: str, wanted: Fields, *, missing: bool) -> None:
     """Bring one object that is missing or differs to what is wanted."""
-    missing = changes[0].change == "missing"
     _MAKE[kind](target, name, wanted, missing)
 
 
@@ -75,7 +74,7 @@ def remove(target: Target, kind: Kind, name: str) -> None:
 
 def _realm(target: Target, name: str, wanted: Fields, missing: bool) -> None:
     found: dict[str, Any] = {"realm": name} if missing else target.admin.get_realm(name)
-    made = merged(found, {key: value for key, value in wanted.items() if not key.startswith("attributes.")})
+    made = found | {key: value for key, value in wanted.items() if not key.startswith("attributes.")}
     extra = {key.removeprefix("attributes."): value for key, value in wanted.items() if key.startswith("attributes.")}
     made["attributes"] = (found.get("attributes") or {}) | extra
     if missing:
@@ -261,11 +260,6 @@ def _roles(target: Target, user: str, wanted: set[str]) -> None:
         target.admin.delete_realm_roles_of_user(user, extra)
     for client in (found.get("clientMappings") or {}).values():
         target.admin.delete_client_roles_of_user(user, client["id"], client["mappings"])
-
-
-def merged(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a representation with what is wanted in it."""
-    return {**found, **wanted}
 
 
 def texts(value: Value) -> list[str]:

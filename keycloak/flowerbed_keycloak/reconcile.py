@@ -81,12 +81,12 @@ def _apply(
 ) -> None:
     target = apply.Target(admin, password_for)
     for (kind, name), group in groupby(due, key=lambda item: (item.kind, item.name)):
-        changes = list(group)
+        change = next(group).change
         with sentences(f"{kind} {name}"):
-            if changes[0].change == "extra":
+            if change == "extra":
                 apply.remove(target, kind, name)
             else:
-                apply.make(target, kind, name, wanted[kind, name], changes)
+                apply.make(target, kind, name, wanted[kind, name], missing=change == "missing")
 
 
 def _strangers(wanted: State, found: State) -> State:
