@@ -26,7 +26,9 @@ def test_it_is_the_pinned_version_built_for_postgresql() -> None:
 def test_it_runs_as_its_own_user_and_owns_nothing_of_itself() -> None:
     assert inspect(image("keycloak"))["Config"]["User"] == "9706:9706"
     assert shell("find /opt/keycloak /usr/lib/jvm -xdev \\( ! -user root -o -perm /022 \\) ! -type l") == ""
-    assert shell("touch /opt/keycloak/x 2>&1; touch /opt/keycloak/data/x 2>&1; true").count("Read-only file system") == 2
+    assert (
+        shell("touch /opt/keycloak/x 2>&1; touch /opt/keycloak/data/x 2>&1; true").count("Read-only file system") == 2
+    )
 
 
 def test_nothing_of_the_build_stays() -> None:
