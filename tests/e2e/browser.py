@@ -71,9 +71,11 @@ class Person:
         self.keep("done")
 
     def log_in(self, link: str, new_password: str = "") -> None:
-        """Go through all pages of a device login."""
+        """Go through all pages of a device login; who is signed in already is not asked again."""
         self.page.goto(link)
-        self.sign_in()
+        self.page.locator("#kc-login").or_(self.page.get_by_role("button", name="Yes")).first.wait_for()
+        if self.page.locator("input#password").count():
+            self.sign_in()
         if new_password:
             self.change_password(new_password)
         self.grant()

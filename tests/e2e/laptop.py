@@ -8,7 +8,7 @@ import re
 import secrets
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,31 +49,38 @@ class Laptop:
         answer: dict[str, Any] = json.loads(text[text.index("{") :])
         return answer
 
-    def login(self, person: Person, *, new_password: str = "", at_code: Any = None) -> str:
-        """Log in through the browser; return what `flwr login` printed.
+    def login(self, person: Person, *, new_password: str = "") -> None:
+        """Log in through the browser. Where Keycloak is too busy to answer, try again, as `flwr login` says."""
+        for _ in range(3):
+            with self.logging_in() as (link, ended):
+                person.log_in(link, new_password)
+                code, printed = ended()
+            if code == 0:
+                assert "Login successful" in printed, printed
+                return
+            assert "try again" in printed, printed
+            new_password = ""
+        raise AssertionError(printed)
 
-        `at_code` is called with the link instead, where the pages are not to be gone through.
-        """
+    @contextmanager
+    def logging_in(self) -> Iterator[tuple[str, Callable[[], tuple[int, str]]]]:
+        """Start `flwr login`; give its link, and what waits for its end: exit code and what it printed."""
         command = ["docker", "exec", "-e", "PYTHONUNBUFFERED=1", self.name, "flwr", "login"]
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=kit_docker.environment()
         ) as process:
             assert process.stdout
-            printed = ""
+            lines = []
             for line in process.stdout:
-                printed += line
+                lines.append(line)
                 if link_in(line):
                     break
-            link = link_in(printed)
-            assert link, printed
-            if at_code:
-                at_code(link)
+            assert link_in("".join(lines)), "".join(lines)
+            rest = process.stdout
+            try:
+                yield link_in(lines[-1]), lambda: (process.wait(120), "".join(lines) + rest.read())
+            finally:
                 process.kill()
-            else:
-                person.log_in(link, new_password)
-            printed += process.stdout.read()
-        assert at_code or process.returncode == 0, printed
-        return printed
 
     def store(self) -> dict[str, str]:
         """Return what the credential store holds: the last part of each key to its content."""
