@@ -22,7 +22,7 @@ FIELDS = ("name", "kind", "email", "first_name", "last_name", "organisation", "r
 def ensure_roster(topology: Topology) -> tuple[list[str], list[Account]]:
     """Bring the list of people in line with federation.yaml; return a line for each change, and the list."""
     listed = people.everybody(topology)
-    changes = due(wanted(topology), listed)
+    changes = due(held(wanted(topology), listed), listed)
     if changes:
         listed = people.put(topology, changes)
     for account in changes:
