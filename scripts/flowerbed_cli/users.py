@@ -111,7 +111,6 @@ def disable(project: Project, topology: Topology, name: str) -> list[str]:
     changes = enabling(topology, name, enabled=False)
     changes += [f"stopped run {run} of {name}" for run in people.stop(topology, name)]
     try:
-        realm.reconcile(project, topology)
         realm.disable(project, topology, name)
     except AccountError as error:
         done = f"{name} is shut out of the SuperLink and has no runs, but not out of Keycloak; do this again later"
@@ -122,7 +121,6 @@ def disable(project: Project, topology: Topology, name: str) -> list[str]:
 def enable(project: Project, topology: Topology, name: str) -> list[str]:
     """Let a person in again, with the password that they had; return what changed."""
     changes = enabling(topology, name, enabled=True)
-    realm.reconcile(project, topology)
     realm.enable(project, topology, name)
     return changes
 
@@ -139,7 +137,6 @@ def enabling(topology: Topology, name: str, *, enabled: bool) -> list[str]:
 def reset(project: Project, topology: Topology, name: str) -> list[str]:
     """Give a person a new first password, end their sessions and unlock them; return what changed."""
     demo = people.one(topology, name)["kind"] == "demo"
-    realm.reconcile(project, topology)
     # Kept before it is set: what ends in between leaves a password that somebody knows.
     realm.set_password(project, topology, name, passwords.new(project, name), temporary=not demo)
     told = f"password of {name}: {passwords.path(project, name)}"

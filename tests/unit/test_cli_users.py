@@ -140,10 +140,10 @@ def test_disabling_shuts_out_first_then_stops_runs_and_ends_sessions_every_time(
 ) -> None:
     recorder = Recorder(monkeypatch, listed(checked(TOPOLOGY, ALEX)))
     assert users.disable(project, TOPOLOGY, "alex") == ["disabled alex"]
-    assert recorder.calls == ["put", "stop alex", "reconcile", "keycloak disable alex"]
+    assert recorder.calls == ["put", "stop alex", "keycloak disable alex"]
     recorder.calls.clear()
     assert users.disable(project, TOPOLOGY, "alex") == []
-    assert recorder.calls == ["stop alex", "reconcile", "keycloak disable alex"]
+    assert recorder.calls == ["stop alex", "keycloak disable alex"]
     assert users.enable(project, TOPOLOGY, "alex") == ["enabled alex"]
     assert recorder.accounts["alex"]["enabled"] is True
     assert recorder.calls[-1] == "keycloak enable alex"
@@ -163,7 +163,7 @@ def test_with_keycloak_away_disabling_says_what_it_did_and_what_not(
     def away(*_: object) -> None:
         raise AccountError("Keycloak does not answer.")
 
-    monkeypatch.setattr(realm, "reconcile", away)
+    monkeypatch.setattr(realm, "disable", away)
     with pytest.raises(AccountError, match=r"^alex is shut out .* do this again later\. Keycloak does not answer\.$"):
         users.disable(project, TOPOLOGY, "alex")
     assert recorder.accounts["alex"]["enabled"] is False
@@ -178,7 +178,7 @@ def test_a_reset_password_is_kept_for_the_operator_and_never_shown(
     path = project.secrets / "people" / "alex.password"
     assert str(path) in line
     assert "to be changed at the first login" in line
-    assert recorder.calls == ["reconcile", "password of alex, temporary"]
+    assert recorder.calls == ["password of alex, temporary"]
     assert path.read_text() == recorder.password
     assert recorder.password not in line
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
