@@ -6,22 +6,26 @@ taken out of every text parameter: PostgreSQL refuses what SQLite stored, and a 
 
 from __future__ import annotations
 
+import select
+from collections.abc import Sequence
 from typing import Any
 
 import psycopg
+import sqlalchemy
 from flwr.server.superlink.linkstate import LinkStateFactory
 from flwr.server.superlink.linkstate.linkstate import LinkState
 from flwr.supercore.constant import TaskType
 from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.object_store.object_store import ObjectStore
 from flwr.supercore.object_store.sql_object_store import SqlObjectStore
+from flwr.supercore.run import Run
 from flwr.supercore.sql_mixin import SqlMixin
 from flwr.supercore.state.schema.objectstore_models import RunObject
 from flwr.supercore.utils import uint64_to_int64
 from psycopg.abc import Buffer
 from psycopg.types.string import StrBinaryDumper, StrDumper, StrDumperUnknown
-from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import Insert, insert
+from sqlalchemy.exc import InvalidatePoolError
 
 from flowerbed_superlink.database import connect_arguments
 from flowerbed_superlink.owned import OwnedLinkState
@@ -55,6 +59,20 @@ def register_nul_free_text() -> None:
         psycopg.adapters.register_dumper(str, dumper)
 
 
+def check_open(connection: psycopg.Connection[Any], _record: object, _proxy: object) -> None:
+    """Have the pool replace its connections if the server has closed this one, which an idle socket shows by being readable.
+
+    Costs no round trip, where a ping before each use costs one: half of what a read takes.
+
+    Raises:
+        InvalidatePoolError: it is closed.
+    """
+    look = select.poll()
+    look.register(connection.fileno(), select.POLLIN)
+    if look.poll(0):
+        raise InvalidatePoolError("the server has closed the connection")
+
+
 class PostgresMixin(SqlMixin):
     """What Flower's SQL states need to run on PostgreSQL; goes first in the MRO."""
 
@@ -70,16 +88,17 @@ class PostgresMixin(SqlMixin):
         return "FOR UPDATE SKIP LOCKED"
 
     def initialize(self, log_queries: bool = False, **engine_kwargs: Any) -> list[str]:  # noqa: ANN401  as Flower has it
-        """Connect and migrate, with connections that are tested before use."""
+        """Connect and migrate, with connections that are looked at before use."""
         register_nul_free_text()
         defaults: dict[str, Any] = {
             "connect_args": connect_arguments(settings().secrets),
-            "pool_pre_ping": True,
             "pool_size": POOL_SIZE,
             "max_overflow": POOL_OVERFLOW,
             "pool_timeout": POOL_TIMEOUT_S,
         }
-        return super().initialize(log_queries, **(defaults | engine_kwargs))
+        tables = super().initialize(log_queries, **(defaults | engine_kwargs))
+        sqlalchemy.event.listen(self._engine, "checkout", check_open)
+        return tables
 
 
 class PostgresObjectStore(PostgresMixin, SqlObjectStore):
@@ -103,9 +122,14 @@ class PostgresLinkState(PostgresMixin, OwnedLinkState):
             raise ValueError("a run cannot join another run's series")
         return super().create_run(*args, **kwargs)
 
+    def get_run_info(self, **filters: Any) -> Sequence[Run]:  # noqa: ANN401  as Flower has it
+        """Return runs, in one transaction where Flower takes two."""
+        with self.session():
+            return super().get_run_info(**filters)
+
     def has_object(self, run_id: int, object_id: str) -> bool:
         """Return whether one of this run's messages holds the object."""
-        query = select(RunObject.run_id).where(
+        query = sqlalchemy.select(RunObject.run_id).where(
             RunObject.run_id == uint64_to_int64(run_id), RunObject.object_id == object_id
         )
         with self.session() as session:
