@@ -28,6 +28,10 @@ from flowerbed_cli.project import Project
 from .federation import Federation, docker
 
 
+# An answer takes milliseconds; on a host that is busy with other stacks, Keycloak's first page takes longer.
+PATIENCE_S = 60
+
+
 @dataclass(frozen=True)
 class Identity:
     """A client certificate with its key, as files."""
@@ -80,8 +84,8 @@ class Edge:
     def connection(self, server: str, who: Identity | None = None) -> http.client.HTTPSConnection:
         """Open a TLS connection for the server name `server`, such as `fleet`, and leave it open."""
         name = server if "." in server else f"{server}.{self.federation.topology.domain}"
-        made = http.client.HTTPSConnection(name, self.port, timeout=10)
-        plain = socket.create_connection(("127.0.0.1", self.port), timeout=10)
+        made = http.client.HTTPSConnection(name, self.port, timeout=PATIENCE_S)
+        plain = socket.create_connection(("127.0.0.1", self.port), timeout=PATIENCE_S)
         made.sock = self.context(who).wrap_socket(plain, server_hostname=name)
         return made
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from urllib.parse import urlencode
 
 import pytest
 
@@ -85,11 +86,22 @@ def test_auth_serves_what_logins_need(edge: Edge, path: str) -> None:
     assert reply.headers.get("server", "nginx") == "nginx"
 
 
-def test_a_login_page_may_load_nothing_from_elsewhere(edge: Edge) -> None:
-    reply = edge.ask("auth", "/realms/flowerbed/device", method="GET")
+def test_a_login_page_stays_in_its_window_and_its_cookies_on_tls(edge: Edge, federation: Federation) -> None:
+    issuer = federation.topology.issuer
+    asked = {
+        "client_id": "account-console",
+        "response_type": "code",
+        "scope": "openid",
+        "redirect_uri": f"{issuer}/account/",
+        "code_challenge": "x" * 43,
+        "code_challenge_method": "S256",
+    }
+    reply = edge.ask("auth", f"/realms/flowerbed/protocol/openid-connect/auth?{urlencode(asked)}", method="GET")
     assert reply.status == 200
+    assert b'type="password"' in reply.body
     assert "frame-ancestors 'self'" in reply.headers["content-security-policy"]
-    assert all("Secure" in cookie for cookie in [reply.headers["set-cookie"]])
+    assert "Secure" in reply.headers["set-cookie"]
+    assert "HttpOnly" in reply.headers["set-cookie"]
 
 
 def test_what_a_client_says_of_its_way_is_overwritten(edge: Edge, federation: Federation) -> None:
