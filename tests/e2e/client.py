@@ -27,7 +27,6 @@ from flowerbed_cli.project import Project
 
 from .federation import Federation, docker
 
-
 # An answer takes milliseconds; on a host that is busy with other stacks, Keycloak's first page takes longer.
 PATIENCE_S = 60
 

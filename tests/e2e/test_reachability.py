@@ -146,10 +146,11 @@ def resolve(federation: Federation, source: str, *names: str) -> dict[str, str]:
 
 LOCAL = {
     "postgres": ("superlink",),
-    "superlink": ("postgres", "edge", "serverapp"),
+    "keycloak": ("postgres", "superlink", "edge"),
+    "superlink": ("postgres", "keycloak", "edge", "serverapp", f"auth.{TOPOLOGY.domain}"),
     "serverapp": ("superlink",),
-    "edge": ("superlink",),
-    "cli": ("edge", f"superlink.{TOPOLOGY.domain}"),
+    "edge": ("superlink", "keycloak"),
+    "cli": ("edge", f"superlink.{TOPOLOGY.domain}", f"auth.{TOPOLOGY.domain}"),
     "gateway": ("supernode", f"fleet.{TOPOLOGY.domain}"),
     "supernode": ("gateway", "clientapp"),
     "clientapp": ("supernode",),
