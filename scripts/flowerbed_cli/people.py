@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,8 +28,9 @@ def ask(topology: Topology, *arguments: str, stdin: str | None = None) -> list[A
         # Docker's own words: there is no such container, or it does not run.
         absent = said.startswith("Error")
         raise AccountError(f"The federation {topology.name} is not running: run make up first." if absent else said)
-    answer = json.loads(done.stdout) if done.stdout.strip() else []
-    return answer if isinstance(answer, list) else []
+    # What is recorded in the audit trail is printed as well, an object on a line, before the list.
+    found = re.search(r"^\[.*", done.stdout, re.MULTILINE | re.DOTALL)
+    return list(json.loads(found[0])) if found else []
 
 
 def everybody(topology: Topology) -> list[Account]:

@@ -276,6 +276,21 @@ def test_a_list_that_cannot_be_asked_is_one_sentence(
     assert str(caught.value) == sentence
 
 
+@pytest.mark.parametrize(
+    ("stdout", "answer"),
+    [
+        ('{"at": "now", "verb": "stop-run", "detail": "[1]"}\n{"at": "now"}\n[\n  17,\n  18\n]\n', [17, 18]),
+        ("[]\n", []),
+        ("", []),
+    ],
+)
+def test_records_of_the_audit_trail_are_not_taken_for_the_answer(
+    stdout: str, answer: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docker, "call", lambda *_args, **_options: subprocess.CompletedProcess([], 0, stdout, ""))
+    assert people.stop(TOPOLOGY, "alex") == answer
+
+
 def test_the_table_fits_80_columns_and_takes_nothing_for_markup() -> None:
     accounts = [listed(item) for item in roster.wanted(TOPOLOGY)]
     accounts.append(listed(checked(TOPOLOGY, ALEX), enabled=False, organisation="[red]x[/]"))
