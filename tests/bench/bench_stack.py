@@ -46,7 +46,8 @@ def seconds(work: Callable[[], object]) -> float:
 
 def image_rows() -> list[Row]:
     """Return the sizes of the images in MB (10^6 bytes), layers shared between them counted in each."""
-    names = ["debian:trixie-slim"] + [f"flowerbed/{name}:{VERSION}" for name in ("nginx", "flower", "postgres", "app")]
+    images = ("nginx", "flower", "postgres", "keycloak", "app")
+    names = ["debian:trixie-slim"] + [f"flowerbed/{name}:{VERSION}" for name in images]
     found = {name: json.loads(docker("image", "inspect", name))[0]["Size"] / 1e6 for name in names}
     return [row(f"image {name}", "MB", [size]) for name, size in found.items()]
 
@@ -56,7 +57,7 @@ def memory_rows() -> list[Row]:
     time.sleep(REST_S)
     lines = docker("stats", "--no-stream", "--format", "{{.Name}} {{.MemUsage}}").splitlines()
     used = {line.split()[0].removeprefix(f"{STACK}-"): megabytes(line.split()[1]) for line in lines if STACK in line}
-    kinds = ("postgres", "superlink", "serverapp", "edge", "gateway", "supernode", "clientapp")
+    kinds = ("postgres", "keycloak", "superlink", "serverapp", "edge", "gateway", "supernode", "clientapp")
     single = [row(f"memory at rest, {kind}", "MB", [v for k, v in used.items() if k.endswith(kind)]) for kind in kinds]
     return [row("memory at rest, core and 3 sites", "MB", [sum(used.values())]), *single]
 

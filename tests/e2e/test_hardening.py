@@ -19,14 +19,16 @@ from .federation import FEDERATION, KIT, STACK, Federation, docker
 TOPOLOGY = Topology.model_validate(FEDERATION)
 SITES = [site.name for site in TOPOLOGY.sites]
 # Service (as in a container's name) to user and consumer of secrets (docs/contracts.md, "Images, users").
-USERS = {"postgres": 9701, "superlink": 9703, "serverapp": 0, "edge": 9702}
+USERS = {"postgres": 9701, "keycloak": 9706, "superlink": 9703, "serverapp": 0, "edge": 9702}
 USERS |= {f"{site}-gateway": 9702 for site in SITES}
 USERS |= {f"{site}-supernode": 9704 for site in SITES}
 USERS |= {f"{site}-clientapp": 0 for site in SITES}
 EXECUTORS = {service for service, uid in USERS.items() if uid == 0}
 SETUID_AND_SETGID = 0xC0  # capabilities(7): CAP_SETGID is bit 6, CAP_SETUID bit 7
 PUBLIC = {"tls.crt", "ca.crt", "crl.pem", "client.crt"}
-IMAGES = ("postgres", "nginx", "flower", "app", "tools")
+IMAGES = ("postgres", "nginx", "flower", "app", "tools", "keycloak")
+# Keycloak compares its clients' secrets with what its database holds; people's passwords are hashed there.
+IN_THE_DATABASE = ("client-*.secret", "keycloak-*.secret")
 Inspected = dict[str, dict[str, Any]]
 
 
@@ -139,7 +141,7 @@ def test_only_what_the_contracts_name_is_mounted(federation: Federation, inspect
     assert found == mounts(federation, service)
     assert "docker.sock" not in json.dumps(inspected[service]["Mounts"])
     assert set(inspected[service]["HostConfig"]["Tmpfs"] or {}) <= {
-        "/tmp", "/run/postgresql", "/run/flowerbed", "/run/nginx", "/tasks",
+        "/tmp", "/run/postgresql", "/run/flowerbed", "/run/nginx", "/tasks", "/opt/keycloak/data",
     }  # fmt: skip
 
 
@@ -165,11 +167,11 @@ def test_secrets_are_files_that_their_container_alone_can_read(
 
 
 def test_the_operators_copies_are_the_operators_alone(federation: Federation) -> None:
-    kept = federation.root / "secrets" / "kit"
+    kept, people = federation.root / "secrets" / "kit", federation.root / "secrets" / "people"
     private = federation.root / "ca" / "pki" / "private"
-    assert stat.S_IMODE(kept.stat().st_mode) == 0o700
+    assert stat.S_IMODE(kept.stat().st_mode) == stat.S_IMODE(people.stat().st_mode) == 0o700
     assert stat.S_IMODE(private.stat().st_mode) == 0o700
-    for path in (*kept.rglob("*"), *private.rglob("*")):
+    for path in (*kept.rglob("*"), *people.rglob("*"), *private.rglob("*")):
         if path.is_file():
             assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
     assert stat.S_IMODE((private / "ca.key").stat().st_mode) == 0o400
@@ -180,7 +182,7 @@ def marks(path: Path) -> list[str]:
     text = path.read_text()
     if "PRIVATE KEY" in text:
         return text.splitlines()[2:4]
-    return re.findall(r"[0-9a-f]{64}", text)
+    return [text] if path.parent.name == "people" else re.findall(r"[0-9a-f]{64}", text)
 
 
 @pytest.fixture(scope="module")
@@ -234,6 +236,9 @@ def test_the_authoritys_key_and_other_containers_secrets_are_in_no_container(
 ) -> None:
     own = consumer(service)
     allowed = {mark for path in (federation.root / "secrets" / own).iterdir() for mark in marks(path)}
+    if service == "postgres":
+        kept = [path for pattern in IN_THE_DATABASE for path in (federation.root / "secrets" / "kit").glob(pattern)]
+        allowed |= {mark for path in kept for mark in marks(path)}
     foreign = [mark for mark in secret_marks if mark not in allowed]
     assert any(secret_marks[mark] == "ca/pki/private/ca.key" for mark in foreign)
     places = {"/secrets", "/config", "/tmp", "/run", "/tasks", "/var/lib/postgresql", "/results", "/state", "/data"}

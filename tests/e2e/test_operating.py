@@ -139,7 +139,8 @@ def test_an_up_that_was_killed_before_the_reload_is_finished_by_the_next(federat
 def test_status_has_a_line_for_every_service_and_site(federation: Federation) -> None:
     lines = federation.flowerbed("status").stdout.splitlines()
     rows = {line.split("│")[1].strip(): line for line in lines if line.startswith("│")}
-    assert list(rows) == ["postgres", "superlink", "serverapp", "edge", "site north", "site south", "site west"]
+    services = ["postgres", "keycloak", "superlink", "serverapp", "edge"]
+    assert list(rows) == [*services, "site north", "site south", "site west"]
     assert all("healthy" in row for row in rows.values())
     for site in ("north", "south", "west"):
         assert re.search(r"│ 39\d d +│ \d+ s ago", rows[f"site {site}"])

@@ -47,6 +47,7 @@ def test_an_up_interrupted_anywhere_is_finished_by_the_next(small: Federation) -
         f"{SMALL}-{name}"
         for name in [
             "postgres",
+            "keycloak",
             "superlink",
             "serverapp",
             "edge",

@@ -27,7 +27,7 @@ from .running import (
 
 SITES = ("north", "south", "west")
 # One after another in the same run, for as long as it goes on; a run that failed is followed by another.
-VICTIMS = ("edge", "north-gateway", "south-supernode", "postgres", "superlink")
+VICTIMS = ("edge", "north-gateway", "south-supernode", "postgres", "superlink", "keycloak")
 
 
 class Training:
@@ -87,7 +87,7 @@ def test_the_stack_recovers_by_itself(federation: Federation, training: Training
     done, before = rounds(federation, run), federation.inspect(victim)
     charged = {site: spent(federation, site, run) for site in SITES}
     kill(federation, victim)
-    started_again(federation, victim, before)
+    started_again(federation, victim, before, 240 if victim == "keycloak" else 90)
     training.goes_on_or_fails_with_a_reason(run, done)
     wait_for("every SuperNode is online again", lambda: online(federation) >= set(SITES), 120)
     for site in SITES:
