@@ -16,7 +16,7 @@ inputs() {
         nginx | tools) echo nginx/Dockerfile ;;
         flower) echo superlink/{Dockerfile,requirements.lock,flowerbed_superlink} supernode/flowerbed_supernode ;;
         app) echo apps/{Dockerfile,requirements-"${FLOWERBED_TORCH:-cpu}".lock,flowerbed_app} supernode/flowerbed_executor ;;
-        keycloak) echo keycloak/{Dockerfile,fetch.sh,healthy.sh} ;;
+        keycloak) echo keycloak/{Dockerfile,administrator.sh,fetch.sh,healthy.sh} ;;
         samples) echo apps/{Dockerfile,requirements-cpu.lock,samples.py,seed} ;;
         *) echo "source-hash: no image $1 (known: $images)" >&2; exit 2 ;;
     esac

@@ -357,6 +357,19 @@ def test_a_restarted_keycloak_is_as_it_was_and_takes_new_people(keycloak: Keyclo
     assert keycloak.reconcile(keycloak.wanted(listed)).lines == ("person p: missing",)
 
 
+def test_an_administrator_made_for_an_hour_is_named_until_deleted(keycloak: Keycloak, admin: KeycloakAdmin) -> None:
+    command = ("flowerbed-keycloak-administrator", "admin-today", "--password:env", "PW")
+    docker("exec", "-e", "PW=a-long-Password-1", keycloak.keycloak, *command)
+    keycloak.wait()
+    assert keycloak.reconcile().notes == ("In realm master beside the kit, and left alone: admin-today.",)
+    admin.change_current_realm("master")
+    try:
+        admin.delete_user(person(admin, "admin-today"))
+    finally:
+        admin.change_current_realm("flowerbed")
+    assert keycloak.reconcile() == Report((), (), 0)
+
+
 def test_a_person_whom_keycloak_refuses_is_named(keycloak: Keycloak, admin: KeycloakAdmin) -> None:
     assert admin
     wrong = account("odd", "person", "p-2", "north", [], []) | {"email": "no address"}
