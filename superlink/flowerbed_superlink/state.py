@@ -6,6 +6,8 @@ taken out of every text parameter: PostgreSQL refuses what SQLite stored, and a 
 
 from __future__ import annotations
 
+import time
+from select import POLLIN, poll
 from typing import Any
 
 import psycopg
@@ -21,14 +23,16 @@ from flwr.supercore.state.schema.objectstore_models import RunObject
 from flwr.supercore.utils import uint64_to_int64
 from psycopg.abc import Buffer
 from psycopg.types.string import StrBinaryDumper, StrDumper, StrDumperUnknown
-from sqlalchemy import select
+from sqlalchemy import event, select
 from sqlalchemy.dialects.postgresql import Insert, insert
+from sqlalchemy.exc import InvalidatePoolError
 
 from flowerbed_superlink.database import connect_arguments
 from flowerbed_superlink.settings import settings
 
 _CHECKED = {"primary_task_type": 7, "series_id": 8}  # arguments of `create_run`, with their positions
 POOL_SIZE, POOL_OVERFLOW, POOL_TIMEOUT_S = 5, 15, 10
+EXPIRY_INTERVAL_S = 1.0
 
 
 class _NulFreeText(StrDumperUnknown):
@@ -55,6 +59,26 @@ def register_nul_free_text() -> None:
         psycopg.adapters.register_dumper(str, dumper)
 
 
+def check_open(connection: psycopg.Connection[Any], _record: object, _proxy: object) -> None:
+    """Have the pool replace a connection that the server has ended while nobody used it.
+
+    In place of SQLAlchemy's `pool_pre_ping`, whose question to the server before every transaction took a fifth of the time of
+    a SuperNode's requests. A server has nothing to say on an idle connection but that it ends; one that went without a word is
+    noticed by the keepalives of `connect_arguments`, which end the connection as well.
+
+    Raises:
+        InvalidatePoolError: the pool connects again, and takes none of the older connections.
+    """
+    if connection.closed or _readable(connection.fileno()):
+        raise InvalidatePoolError("the server has ended the connection")
+
+
+def _readable(descriptor: int) -> bool:
+    waiting = poll()
+    waiting.register(descriptor, POLLIN)
+    return bool(waiting.poll(0))
+
+
 class PostgresMixin(SqlMixin):
     """What Flower's SQL states need to run on PostgreSQL; goes first in the MRO."""
 
@@ -70,16 +94,17 @@ class PostgresMixin(SqlMixin):
         return "FOR UPDATE SKIP LOCKED"
 
     def initialize(self, log_queries: bool = False, **engine_kwargs: Any) -> list[str]:  # noqa: ANN401  as Flower has it
-        """Connect and migrate, with connections that are tested before use."""
+        """Connect and migrate, with connections that are looked at before use."""
         register_nul_free_text()
         defaults: dict[str, Any] = {
             "connect_args": connect_arguments(settings().secrets),
-            "pool_pre_ping": True,
             "pool_size": POOL_SIZE,
             "max_overflow": POOL_OVERFLOW,
             "pool_timeout": POOL_TIMEOUT_S,
         }
-        return super().initialize(log_queries, **(defaults | engine_kwargs))
+        tables = super().initialize(log_queries, **(defaults | engine_kwargs))
+        event.listen(self._engine, "checkout", check_open)
+        return tables
 
 
 class PostgresObjectStore(PostgresMixin, SqlObjectStore):
@@ -88,6 +113,18 @@ class PostgresObjectStore(PostgresMixin, SqlObjectStore):
 
 class PostgresLinkState(PostgresMixin, SqlLinkState):
     """Flower's LinkState on PostgreSQL, which starts ServerApps and nothing else, each in a series of its own."""
+
+    _expiry_due = float("-inf")
+
+    def _cleanup_expired_task_tokens(self) -> None:
+        """End tasks whose heartbeat has stopped, once a second at most.
+
+        Flower looks for them in almost every request, which costs a transaction of two updates each time; a heartbeat lapses
+        after 30 s at the earliest.
+        """
+        if (now := time.monotonic()) >= self._expiry_due:
+            self._expiry_due = now + EXPIRY_INTERVAL_S
+            super()._cleanup_expired_task_tokens()
 
     def create_run(self, *args: Any, **kwargs: Any) -> int:  # noqa: ANN401  as Flower has it
         """Create a run.
