@@ -9,7 +9,8 @@ instead of every 3 s, and both ask again after 50 ms, instead of 1 s and more, f
 (Flower shows a message before its objects have arrived). The two sides take turns, so that what else the host does falls on
 both; what the secured path adds is, for each turn, the median of ours less the median of theirs.
 
-The stock side runs as its quick start says: state in memory, no TLS, subprocess isolation.
+The stock side runs as its quick start says: state in memory, no TLS, subprocess isolation, as processes of the host. On a host
+with cgroup v1 all containers together weigh as much as one such process: with anything else at work, ours alone is held up.
 """
 
 from __future__ import annotations
