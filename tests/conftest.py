@@ -19,4 +19,6 @@ def _no_variable_left_behind() -> Iterator[None]:
     yield
     left = {name for name in os.environ.keys() | before.keys() if os.environ.get(name) != before.get(name)}
     # The second is set by importing flwr.
-    assert left <= {"PYTEST_CURRENT_TEST", "BROWSER_USE_SETUP_LOGGING"}, f"environment variables changed: {sorted(left)}"
+    assert left <= {"PYTEST_CURRENT_TEST", "BROWSER_USE_SETUP_LOGGING"}, (
+        f"environment variables changed: {sorted(left)}"
+    )

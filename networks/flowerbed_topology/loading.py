@@ -112,7 +112,9 @@ def _yaml(content: bytes | str, file: str) -> tuple[object, yaml.Node | None]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         found = error.problem or error.context or "this cannot be parsed"
-        problem = Problem(file, "", f"not valid YAML ({found})", "correct that line", mark.line + 1 if mark else 0)
+        problem = Problem(
+            file, "", f"not valid YAML ({found})", "correct that line or the one before", mark.line + 1 if mark else 0
+        )
         raise TopologyError([problem]) from error
     except (yaml.YAMLError, UnicodeError) as error:
         problem = Problem(file, "", f"not readable as text ({show_text(str(error))})", "save it as UTF-8")
