@@ -5,9 +5,10 @@ Errors are raised, not printed: whoever calls `app` shows them as one sentence a
 
 from __future__ import annotations
 
+import gc
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
@@ -26,6 +27,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 Names = Annotated[list[str] | None, typer.Argument(help="Names of certificates; none means all that are due.")]
+HANDED_OUT = "make up hands it to the containers"
 Name = Annotated[str, typer.Argument(help="Name of a certificate, as in `flowerbed ca list`.")]
 
 
@@ -34,7 +36,7 @@ def _options(
     context: typer.Context,
     project: Annotated[
         Path | None,
-        typer.Option(envvar="FLOWERBED_PROJECT", help="Directory of federation.yaml; the current one by default."),
+        typer.Option(envvar="FLOWERBED_PROJECT", show_envvar=False, help="Directory with federation.yaml."),
     ] = None,
 ) -> None:
     given = context.get_parameter_source("project")
@@ -93,6 +95,7 @@ def sign(
     """Sign the public key of a custodian's CSR; names and validity come from federation.yaml."""
     project: Project = context.obj
     content = _read(request)
+    issuing.public_key_of_request(content)  # what cannot be signed is not asked about
     fingerprints = {"request": issuing.request_fingerprint(content)}
     keys = project.supernode_keys()
     if supernode_key:
@@ -117,8 +120,7 @@ def revoke(
     serials = project.authority().revoke(name, reason)
     for serial in serials:
         typer.echo(f"revoked {name} {serial}")
-    if not serials:
-        typer.echo(f"{name}: was revoked before, nothing changed")
+    typer.echo(HANDED_OUT if serials else f"{name}: was revoked before, nothing changed")
 
 
 @app.command()
@@ -166,8 +168,7 @@ def _report_crl(authority: Authority, *, signed: bool) -> None:
 def _report(done: list[Issued], total: int) -> None:
     for issued in done:
         typer.echo(f"{issued.action} {issued.name} until {issued.expires:%Y-%m-%d}, serial {issued.serial}")
-    if not done:
-        typer.echo(f"{total} certificates, nothing changed")
+    typer.echo(HANDED_OUT if done else f"{total} certificates, nothing changed")
 
 
 def _read(path: Path) -> bytes:
@@ -187,12 +188,16 @@ def _confirm(leaf: Leaf, found: dict[str, str], expected: dict[str, str | None],
             raise RequestRefused(f"the {what}'s SHA-256 is {fingerprint}, not the {given} that was given.")
         if yes and given is None:
             raise RequestRefused(f"--yes needs --{what}-sha256; ask the custodian for it over another channel.")
-    if not yes and not typer.confirm("Did the custodian confirm these fingerprints over another channel?"):
-        _refuse()
+    if not yes and not _agreed("Did the custodian confirm these fingerprints over another channel?"):
+        raise RequestRefused("the fingerprints were not confirmed; nothing was signed.")
 
 
-def _refuse() -> NoReturn:
-    raise RequestRefused("the fingerprints were not confirmed; nothing was signed.")
+def _agreed(question: str) -> bool:
+    try:
+        return typer.confirm(question)
+    except typer.Abort:  # the end of the input is no consent
+        typer.echo()
+        return False
 
 
 def main() -> int:
@@ -207,4 +212,6 @@ def main() -> int:
     except OSError as error:
         sys.stderr.write(f"{error.filename or 'The system'}: {error.strerror or error}.\n")
         return 2
+    finally:
+        gc.freeze()  # else the interpreter's end goes through everything that was imported, for some 30 ms
     return 0

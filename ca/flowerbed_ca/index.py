@@ -128,4 +128,6 @@ def parse_time(text: str) -> datetime:
     """The reverse of `time_text`: two-digit years below 50 lie in this century. Raises ValueError."""
     if len(text) == len("YYMMDDHHMMSSZ"):
         text = f"{'20' if int(text[:2]) < 50 else '19'}{text}"
-    return datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC)
+    if not text[:-1].isdecimal() or len(text) != len("YYYYMMDDHHMMSSZ"):
+        raise ValueError(f"{text!r} is neither UTCTime nor GeneralizedTime")
+    return datetime.fromisoformat(f"{text[:8]}T{text[8:]}")

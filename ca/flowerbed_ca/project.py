@@ -53,7 +53,8 @@ class Project:
 
     def supernode_keys(self) -> dict[str, str]:
         """Fingerprints of the SuperNode keys that are there, by site. Raises PlanInvalid."""
-        return {name: _fingerprint(self.key_path(name)) for name in self._sites() if self.key_path(name).is_file()}
+        paths = {name: self.key_path(name) for name in self._sites()}
+        return {name: _fingerprint(path) for name, path in paths.items() if path.is_file()}
 
     def sites_without_key(self) -> list[str]:
         """Sites whose SuperNode key is not there yet."""

@@ -14,7 +14,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -100,12 +100,13 @@ class Store:
     def commit(self, change: Change) -> None:
         """Make a change, durably. Call with the lock held."""
         staged = self._stage(change.files)
-        lines, moves = [entry.line() for entry in change.entries], [*staged, *change.moves]
+        moves = [*staged, *change.moves]
+        journal = {"index": [entry.line() for entry in change.entries], "moves": moves}
         temporary = self.pki / f"{_JOURNAL}.new"
-        _write(temporary, json.dumps({"index": lines, "moves": moves}).encode(), PRIVATE)
+        _write(temporary, json.dumps(journal).encode(), PRIVATE)
         _flush(self.pki)
         temporary.replace(self.pki / _JOURNAL)
-        self._apply(lines, moves)
+        self._apply(change.entries, moves)
 
     def replace(self, path: str, content: bytes, mode: int = PUBLIC) -> None:
         """Replace one file, atomically and durably."""
@@ -124,13 +125,12 @@ class Store:
         moves = [(f"{_STAGING}/{number}", path) for number, path in enumerate(files)]
         for source, path in moves:
             content, mode = files[path]
-            _write(self.pki / source, content, mode)
+            _write(f"{self.pki}/{source}", content, mode)
         return moves
 
-    def _apply(self, lines: Iterable[str], moves: Iterable[tuple[str, str]]) -> None:
-        changes = index.parse("\n".join(lines)).entries
-        if changes:
-            self.replace("index.txt", self.index().merge(changes).text().encode("ascii"), PRIVATE)
+    def _apply(self, entries: Sequence[Entry], moves: Iterable[tuple[str, str]]) -> None:
+        if entries:
+            self.replace("index.txt", self.index().merge(entries).text().encode("ascii"), PRIVATE)
         for source, target in moves:
             self._move(source, target)
         _flush(self.pki)
@@ -144,7 +144,7 @@ class Store:
 
     def _move(self, source: str, target: str) -> None:
         with suppress(FileNotFoundError):  # moved before the process was killed, or not there, as a custodian's key
-            (self.pki / source).replace(self.pki / target)
+            os.replace(f"{self.pki}/{source}", f"{self.pki}/{target}")  # noqa: PTH105 - hundreds; a Path costs more
 
     def _recover(self) -> None:
         staging = self.pki / _STAGING
@@ -155,7 +155,7 @@ class Store:
             shutil.rmtree(staging)
             return
         journal = json.loads(text)
-        self._apply(journal["index"], journal["moves"])
+        self._apply(index.parse("\n".join(journal["index"])).entries, journal["moves"])
 
 
 def _refused(error: OSError, path: Path) -> StoreBroken:
@@ -163,7 +163,7 @@ def _refused(error: OSError, path: Path) -> StoreBroken:
     return StoreBroken(f"{where}: {reason}; see that the disk has room and that this user owns {path}.")
 
 
-def _write(path: Path, content: bytes, mode: int, *, flush: bool = False) -> None:
+def _write(path: Path | str, content: bytes, mode: int, *, flush: bool = False) -> None:
     """Create a file with its mode from the first byte on: a key is at no moment readable by others."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:

@@ -49,7 +49,7 @@ class SuperLinkResources(Resources):
 def _directory(value: str) -> str:
     path = PurePosixPath(value)
     if not path.is_absolute() or ".." in path.parts or len(path.parts) < 2 or value.startswith("//"):
-        raise ValueError("give the absolute path of a directory below /, without ..")
+        raise ValueError("give the absolute path of a directory below /, with no part called '..'")
     if not value.isprintable() or set(value) & set(":$\"'\\`#"):
         raise ValueError("Docker Compose cannot mount it under that name, so leave out : $ # quotes and backslashes")
     return str(path)

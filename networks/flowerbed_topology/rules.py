@@ -96,7 +96,7 @@ def _shared_directories(organisations: Sequence[Organisation]) -> Iterator[Findi
 
 
 def _members(organisations: Sequence[Organisation], federations: Sequence[Federation]) -> Iterator[Finding]:
-    known = [organisation.name for organisation in organisations]
+    known = list(dict.fromkeys(organisation.name for organisation in organisations))
     for index, federation in enumerate(federations):
         for place, name in enumerate(federation.organisations):
             loc: _Loc = ("federations", index, "organisations", place)

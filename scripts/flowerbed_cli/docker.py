@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,8 +123,10 @@ def capture(arguments: Sequence[str]) -> str:
     return call(["docker", *arguments], timeout=60, merged=True).stdout
 
 
-def stream(arguments: Sequence[str], *, stdin: int = subprocess.DEVNULL) -> Iterator[str]:
-    """Run `docker ARGUMENTS` and yield its lines, both streams, as they come; `stdin` is a file descriptor.
+def stream(arguments: Sequence[str], *, stdin: int = subprocess.DEVNULL) -> Generator[str, None, None]:
+    """Run `docker ARGUMENTS` and yield its lines, both streams, as they come; end it when the caller stops reading.
+
+    `stdin` is a file descriptor.
 
     Raises:
         DockerError: it ended with an exit code other than 0.
@@ -140,6 +142,10 @@ def stream(arguments: Sequence[str], *, stdin: int = subprocess.DEVNULL) -> Iter
         env=environment(),
     ) as process:
         assert process.stdout is not None  # noqa: S101  (PIPE was asked for)
-        yield from process.stdout
+        try:
+            yield from process.stdout
+        except BaseException:
+            process.terminate()  # docker passes it on to the container, which would go on without us
+            raise
     if process.returncode:
         raise DockerError(f"docker {' '.join(arguments[:2])} ended with exit code {process.returncode}.")

@@ -84,11 +84,12 @@ def authority_problems(project: Project, topology: Topology) -> Iterator[str]:
 
 def data_problems(topology: Topology) -> Iterator[str]:
     """Yield a sentence for each data directory that is not there."""
+    places = {member.name: index for index, member in enumerate(topology.organisations)}
     for site in topology.sites:
         if site.data.directory and not os.path.isdir(site.data.directory):  # noqa: PTH112  (an unreadable parent is False)
             yield (
-                f"federation.yaml: the data directory {site.data.directory} of {site.name} is not there: "
-                "create it, or correct organisations[].site.data.directory."
+                f"federation.yaml: organisations[{places[site.name]}].site.data.directory is {site.data.directory!r}: "
+                f"{site.name} has no such directory on this host, so create it or correct the path."
             )
 
 

@@ -28,11 +28,13 @@ APP = KIT / "apps" / "breast-cancer"
 PIPELINE = "demo"
 RUN_ID = re.compile(r"FLOWERBED_RUN (\d+)")
 STATUS = re.compile(r"FLOWERBED_STATUS (.*)")
+# `flwr run --format json` exits with 0 where the SuperLink refuses a run.
 # A SuperLink that is started again ends the stream of the log, not the run: then its end is awaited, and all is shown. Every
 # command reads the credentials anew, which are never older than half their life.
 SCRIPT = """
 flwr run /app {connection} --format json {config} > /tmp/run.json || {{ cat /tmp/run.json; exit 1; }}
 run=$(sed -n 's/.*"run-id": *"\\{{0,1\\}}\\([0-9]*\\).*/\\1/p' /tmp/run.json)
+[ -n "$run" ] || {{ cat /tmp/run.json; exit 1; }}
 echo "FLOWERBED_RUN $run"
 flwr log "$run" {connection} --stream || true
 tries=0

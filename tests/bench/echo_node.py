@@ -6,6 +6,7 @@ the way of a message and its reply. Not a SuperNode for anything else.
     echo_node.py ADDRESS [CA PRIVATE_KEY]
 """
 
+import signal
 import sys
 import time
 from functools import partial
@@ -22,11 +23,12 @@ from flwr.supercore.inflatable.inflatable_object import (
 from flwr.supercore.inflatable.inflatable_utils import pull_objects, push_object_contents_from_iterable
 from flwr.supernode.fleet_http_connection import http_request_response
 
-PAUSE_S = 0.005
+PAUSE_S = 0.05  # as in echo/server_app.py, which says why
 
 
 def main() -> None:
-    """Answer until stopped."""
+    """Answer until stopped, then sign off: the next one with the same key would be refused, or be sent this one's messages."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     address, *secured = sys.argv[1:]
     keys = None
     if secured:
@@ -46,7 +48,10 @@ def serve(receive, send, pull_object, push_object, confirm) -> bool:  # type: ig
     message, tree = received
     run = message.metadata.run_id
     pull_objects(
-        [node.object_id for node in iterate_object_tree(tree)], pull_object_fn=lambda one: pull_object(run, one)
+        [node.object_id for node in iterate_object_tree(tree)],
+        pull_object_fn=lambda one: pull_object(run, one),
+        initial_backoff=PAUSE_S,
+        backoff_cap=PAUSE_S,
     )
     confirm(run, message.metadata.message_id)
     reply = Message(RecordDict({"metrics": MetricRecord({"value": 1.0})}), reply_to=message)

@@ -205,7 +205,7 @@ def test_everything_in_the_way_is_said_at_once(other: Federation, federation: Fe
     for expected in (
         f"Port {port} on 127.0.0.1 is taken: stop what listens there",
         "Port 18780 on 127.0.0.1 is taken",
-        "the data directory /nowhere/at-all of north is not there: create it, or correct organisations[].site.data",
+        "organisations[0].site.data.directory is '/nowhere/at-all': north has no such directory on this host",
         f"Subnet {network} overlaps {network}, Docker network {STACK}-fl-services-network: set networks.services",
     ):
         assert [line for line in said if expected in line], (expected, said)

@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from threading import Barrier
@@ -20,7 +22,7 @@ import pytest
 from flwr.app import RecordDict
 from flwr.app.message import Message, make_message
 from flwr.app.metadata import Metadata
-from flwr.common.constant import SUPERLINK_NODE_ID, SubStatus
+from flwr.common.constant import SUPERLINK_NODE_ID, Status, SubStatus
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest
 from flwr.proto.task_pb2 import Task
 from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
@@ -28,8 +30,10 @@ from flwr.supercore.date import now
 from flwr.supercore.fab import Fab
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 from flwr.supercore.sql_mixin import SqlMixin
+from flwr.supercore.utils import uint64_to_int64
 from flwr.superlink.servicer.fleet import fleet_handlers
 from flwr.superlink.servicer.runtime import runtime_handlers
+from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 from starlette.requests import Request
 from starlette.responses import Response
@@ -41,7 +45,7 @@ from flowerbed_superlink.hooks import get_ee_federation_manager, get_ee_linkstat
 from flowerbed_superlink.kit import close_all, ensure_schema, open_kit
 from flowerbed_superlink.settings import settings
 from flowerbed_superlink.sight import ran, runs
-from flowerbed_superlink.state import PostgresLinkState, PostgresObjectStore
+from flowerbed_superlink.state import EXPIRY_INTERVAL_S, POOL_SIZE, PostgresLinkState, PostgresObjectStore
 from flowerbed_superlink.submissions import check_submission
 from flowerbed_superlink.tokens import Claims
 from superlink_postgres import Postgres
@@ -462,6 +466,27 @@ def test_a_restarted_database_costs_no_request_after_it_is_back(state: PostgresL
         postgres.start()
     assert state.query("SELECT 1 AS one") == [{"one": 1}]
     assert len(state.get_node_info()) >= 1
+
+
+def test_connections_are_kept_until_the_server_ends_one(state: PostgresLinkState) -> None:
+    def used() -> set[int]:
+        return {state.query("SELECT pg_backend_pid() AS pid")[0]["pid"] for _ in range(2 * POOL_SIZE)}
+
+    before = used()
+    assert used() == before
+    with _new_state().session() as other:
+        other.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": min(before)})
+    assert min(before) not in used()
+
+
+def test_a_task_whose_heartbeat_stopped_fails(state: PostgresLinkState) -> None:
+    run_id, task_id = _running(state)
+    assert state.get_run_status({run_id})[run_id].status == Status.RUNNING
+    lapsed = {"now": now() - timedelta(seconds=1), "id": uint64_to_int64(task_id)}
+    state.query("UPDATE task SET active_until = :now WHERE task_id = :id", lapsed)
+    time.sleep(EXPIRY_INTERVAL_S)
+    status = state.get_run_status({run_id})[run_id]
+    assert (status.status, status.sub_status) == (Status.FINISHED, SubStatus.FAILED)
 
 
 def test_migrations_run_again_on_a_used_database(state: PostgresLinkState) -> None:

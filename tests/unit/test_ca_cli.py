@@ -157,6 +157,24 @@ def test_sign_shows_both_fingerprints_and_asks(made: Path, pki: Path, custodian:
     assert certificate.subject.rfc4514_string() == "CN=north,OU=site,O=North"
 
 
+def test_sign_asks_nothing_about_a_request_that_it_could_not_sign(made: Path, pki: Path, tmp_path: Path) -> None:
+    request, before = tmp_path / "rsa.csr", snapshot(pki)
+    command = ["openssl", "req", "-new", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=north", "-out", str(request)]
+    subprocess.run([*command, "-keyout", str(tmp_path / "rsa.key")], check=True, capture_output=True)
+    result = CliRunner().invoke(app, ["--project", str(made), "sign", "north", "--request", str(request)])
+    assert isinstance(result.exception, RequestRefused)
+    assert "not on P-384" in str(result.exception)
+    assert "?" not in result.output
+    assert snapshot(pki) == before
+
+
+def test_the_end_of_the_input_is_no_consent(made: Path, pki: Path, custodian: _Custodian) -> None:
+    before = snapshot(pki)
+    with pytest.raises(RequestRefused, match="not confirmed"):
+        _run(made, *custodian.arguments, answer="")
+    assert snapshot(pki) == before
+
+
 def test_sign_signs_nothing_that_was_not_confirmed(made: Path, pki: Path, custodian: _Custodian) -> None:
     before = snapshot(pki)
     with pytest.raises(RequestRefused, match="not confirmed"):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
 from flowerbed_cli import docker
@@ -43,3 +46,14 @@ def test_a_callers_variables_change_nothing_that_compose_fills_in(monkeypatch: p
     names = {line.partition("=")[0] for line in docker.call(["env"]).stdout.splitlines()}
     assert {"PATH", "DOCKER_HOST", "https_proxy"} <= names
     assert not names & {"FLOWERBED_SECRETS", "SITE", "COMPOSE_PROJECT_NAME", "POSTGRES_DATA"}
+
+
+def test_a_stream_that_nobody_reads_any_more_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, mark = tmp_path / "docker", tmp_path / "ended"
+    program.write_text(f"#!/bin/sh\ntrap 'touch {mark}; exit 0' TERM\necho first\nwhile :; do sleep 0.05; done\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    lines = docker.stream(["logs"])
+    assert next(lines) == "first\n"
+    lines.close()
+    assert mark.exists()

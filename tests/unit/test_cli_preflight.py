@@ -42,7 +42,7 @@ def network(name: str, subnet: str, project: str = "") -> dict[str, Any]:
 
 def test_a_missing_data_directory_is_named(topology: Topology, tmp_path: Path) -> None:
     (found,) = preflight.data_problems(topology)
-    assert f"{tmp_path}/rows of north is not there: create it" in found
+    assert f"organisations[0].site.data.directory is '{tmp_path}/rows': north has no such directory" in found
     (tmp_path / "rows").mkdir()
     assert list(preflight.data_problems(topology)) == []
 

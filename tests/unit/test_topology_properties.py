@@ -25,6 +25,7 @@ SCALARS = st.one_of(
     st.floats(allow_nan=False, allow_infinity=False),
     st.text(st.characters(codec="utf-8", categories=["L", "N", "Zs"]), max_size=10).filter(str.isprintable),
 )
+MARKUP = "[]{}:,-?&*!|>'\"%@` \n\t#\\<=~.a0\xe9\x85\ufeff"
 JUNK = st.recursive(
     st.none()
     | st.booleans()
@@ -137,7 +138,7 @@ def test_any_changed_text_is_accepted_or_refused_in_sentences(document: dict[str
         check_refusal(error)
 
 
-@given(st.binary(max_size=200))
+@given(st.binary(max_size=200) | st.text(MARKUP, max_size=80).map(str.encode))
 def test_any_bytes_are_refused_in_sentences(content: bytes) -> None:
     try:
         parse(content)
