@@ -10,15 +10,15 @@ help: ## show this list
 $(VENV)/.ready: pyproject.toml
 	@scripts/venv.sh $(VENV)
 
-host: ## find or install Docker Engine, Compose and what else the host needs
+host: ## find or install Docker Engine and what else is needed
 	@scripts/host.sh ensure
 	@$(MAKE) --no-print-directory $(VENV)/.ready
 	@scripts/host.sh names $$($(FLOWERBED) names --options)
 
-ca: $(VENV)/.ready ## create the certificate authority and every certificate that is due
+ca: $(VENV)/.ready ## create the authority and every certificate that is due
 	@$(FLOWERBED) certificates
 
-images: $(VENV)/.ready ## build the images that are missing or out of date (TORCH=cuda for GPU sites)
+images: $(VENV)/.ready ## build what is missing or out of date (TORCH=cuda for GPUs)
 	@$(FLOWERBED) images $(if $(TORCH),--torch $(TORCH))
 
 up: $(VENV)/.ready ## start the federation, or bring it in line with federation.yaml
@@ -33,16 +33,16 @@ status: $(VENV)/.ready ## one line per service and site
 logs: $(VENV)/.ready ## what the containers log (SERVICE=superlink for one)
 	@$(FLOWERBED) logs $(SERVICE)
 
-run: $(VENV)/.ready ## submit an app and follow it (APP=folder, CONFIG="num-server-rounds=5", AS=pipeline)
+run: $(VENV)/.ready ## submit an app (APP=folder, CONFIG="key=value", AS=pipeline)
 	@$(FLOWERBED) run $(if $(APP),--app '$(APP)') $(if $(CONFIG),--run-config '$(CONFIG)') $(if $(AS),--as '$(AS)')
 
-demo: ## everything, from an empty host to a finished private training run
+demo: ## from an empty host to a finished private training run
 	@scripts/demo.sh
 
-simulate: ## the same app on the same data without Docker, under Flower's simulation runtime
+simulate: ## the same app without Docker, under Flower's simulation
 	@scripts/simulate.sh $(if $(CONFIG),--run-config '$(CONFIG)')
 
-clean: $(VENV)/.ready ## remove the federation with its volumes and generated files (asks first)
+clean: $(VENV)/.ready ## remove the federation and its volumes (asks first)
 	@$(FLOWERBED) clean
 
 check: $(VENV)/.ready ## lint, types, import rules and unit tests, in under a minute
