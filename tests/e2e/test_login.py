@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -173,22 +174,23 @@ def no_longer(person: Person, link: str) -> None:
 def test_a_new_person_changes_the_first_password_and_a_reset_ends_the_login(
     federation: Federation, machine: Laptop, browser: Callable[[str], Person]
 ) -> None:
-    add = ["user", "add", "alex", "--organisation", "west", "--role", "researcher", "--role", "custodian",
+    name = f"alex{secrets.token_hex(3)}"
+    add = ["user", "add", name, "--organisation", "west", "--role", "researcher", "--role", "custodian",
            "--email", "alex@example.org", "--first-name", "Alex", "--last-name", "Doe"]  # fmt: skip
     printed = federation.flowerbed(*add).stdout
-    path = federation.root / "secrets" / "people" / "alex.password"
+    path = federation.root / "secrets" / "people" / f"{name}.password"
     assert str(path) in printed.replace("\n", "")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert path.read_text() not in printed
     assert "as given already" in federation.flowerbed(*add).stdout
-    person = browser("alex")
+    person = browser(name)
     machine.login(person, new_password="correct horse battery staple")
     assert sorted(machine.claims()["flowerbed_roles"]) == ["custodian", "researcher"]
     listed = federation.flowerbed("user", "list").stdout
-    assert "alex" in listed
+    assert name in listed
     assert max(map(len, listed.splitlines())) <= 80
     before, refresh = path.read_text(), machine.store()["oidc-refresh-token"]
-    assert str(path) in federation.flowerbed("user", "reset", "alex").stdout.replace("\n", "")
+    assert str(path) in federation.flowerbed("user", "reset", name).stdout.replace("\n", "")
     assert path.read_text() != before
     assert path.read_text() not in federation.logs("keycloak")
     # The old login cannot be continued, and the new password must be changed again.
@@ -197,10 +199,10 @@ def test_a_new_person_changes_the_first_password_and_a_reset_ends_the_login(
         person.password = path.read_text()
         machine.login(person, new_password="correct horse battery staple 2")
         assert machine.store()["oidc-refresh-token"] != refresh
-        federation.flowerbed("user", "reset", "alex")
+        federation.flowerbed("user", "reset", name)
         machine.expire()
         assert machine.run("flwr", "ls").returncode != 0
-    federation.flowerbed("user", "disable", "alex")
+    federation.flowerbed("user", "disable", name)
 
 
 @pytest.mark.parametrize(
