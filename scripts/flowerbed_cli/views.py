@@ -74,7 +74,7 @@ def framed(title: str, whole: tuple[str, ...], folded: tuple[str, ...]) -> Table
     for heading in whole:
         made.add_column(heading, no_wrap=True)
     for heading in folded:
-        made.add_column(heading, overflow="fold", min_width=16 if heading == "account" else len(heading))
+        made.add_column(heading, overflow="fold", min_width=16 if heading == "account" else 5)
     return made
 
 

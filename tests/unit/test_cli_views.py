@@ -57,7 +57,7 @@ def test_runs_are_asked_for_as_the_kit_and_shown_whole(made: tuple[Project, Topo
     asked = running.asked[-1]
     assert (asked.method, asked.path, asked.authorization) == ("GET", "/v1/flowerbed/runs", "Bearer the-token")
     assert (asked.host, asked.server_name) == (made[1].authority("superlink"), f"superlink.{made[1].domain}")
-    for part in ("18446744073709551615", "completed", "main"):
+    for part in ("18446744073709551615", "completed", "researcher-north", "main", "north", "south", "west"):
         assert part in text
     assert "@flowerbed" not in text
 
