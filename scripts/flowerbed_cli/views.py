@@ -47,7 +47,7 @@ def listed(content: object, name: str) -> Rows:
 
 def runs(rows: Rows) -> Table:
     """Return runs as a table that 80 columns hold."""
-    made = framed("Runs", ("run", "started", "status"), ("account", "federation", "sites"))
+    made = framed("Runs", ("run", "started", "status", "account"), ("federation", "sites"))
     for row in rows:
         federation = str(row.get("federation") or "").rpartition("/")[2]
         state = row.get("sub_status") or row.get("status")
@@ -69,12 +69,12 @@ def sites(rows: Rows) -> Table:
 
 
 def framed(title: str, whole: tuple[str, ...], folded: tuple[str, ...]) -> Table:
-    """Return an empty table: columns that are never cut, then columns that share what is left."""
+    """Return an empty table: columns that are kept on one line, then columns that share what is left."""
     made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
     for heading in whole:
-        made.add_column(heading, no_wrap=True)
+        made.add_column(heading, no_wrap=True, max_width=24)
     for heading in folded:
-        made.add_column(heading, overflow="fold", min_width=16 if heading == "account" else 5)
+        made.add_column(heading, overflow="fold")
     return made
 
 
