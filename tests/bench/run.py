@@ -2,7 +2,7 @@
 
 Comparisons also have `against` (the peer's name), `peer_median` and `ratio` (ours divided by theirs), measured in this run.
 
-    run.py [ca] [audit] [keycloak] [tokens] [stack] [rounds] [app]      default: ca audit tokens stack rounds
+    run.py [ca] [audit] [keycloak] [tokens] [control] [stack] [rounds] [app]      default: all but app
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Row = dict[str, object]
 
 def main() -> None:
     """Measure what was asked for."""
-    wanted = sys.argv[1:] or ["ca", "audit", "tokens", "stack", "rounds"]
+    wanted = sys.argv[1:] or ["ca", "audit", "keycloak", "tokens", "control", "stack", "rounds"]
     rows: list[Row] = []
     if "ca" in wanted:
         import bench_ca
@@ -48,7 +48,7 @@ def main() -> None:
         import bench_app
 
         rows += bench_app.rows()
-    if {"stack", "rounds"} & set(wanted):
+    if {"control", "stack", "rounds"} & set(wanted):
         rows += on_a_federation(wanted)
     results = KIT / "build" / "bench" / "results.json"
     results.parent.mkdir(parents=True, exist_ok=True)
@@ -62,14 +62,16 @@ def main() -> None:
 
 def on_a_federation(wanted: list[str]) -> list[Row]:
     """Run the benchmarks that need a federation, on one of their own."""
+    import bench_control
     import bench_rounds
     import bench_stack
 
     federation: Federation = fresh(KIT / ".cache" / "e2e" / STACK)
     try:
-        federation.flowerbed("up")
-        rows = bench_rounds.rows(federation) if "rounds" in wanted else []
-        return rows + (bench_stack.rows(federation) if "stack" in wanted else [])
+        first = bench_stack.first_start(federation)
+        rows = bench_control.rows(federation) if "control" in wanted else []  # before there are runs
+        rows += bench_rounds.rows(federation) if "rounds" in wanted else []
+        return rows + ([first, *bench_stack.rows(federation)] if "stack" in wanted else [])
     finally:
         federation.flowerbed("clean", "--yes", "--identity", check=False)
         sweep()
