@@ -29,7 +29,9 @@ from flowerbed_superlink.trail import Trail
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-CHECKS = 32  # threads that check tokens and runs: an identity provider that hangs must not hold all of them
+# Threads that check tokens, which anybody may send, and others for what valid ones ask: an identity provider that hangs must
+# hold neither those nor the handlers'.
+CHECKS = 32
 QUICK = 64 * 1024  # bytes of a body that is read without a thread
 # Flower's own answers, so that the one cannot be told from the other.
 AUTHENTICATION_FAILED = {"code": 36, "detail": "Authentication failed."}
@@ -44,7 +46,7 @@ class Access:
     def __init__(self, app: ASGIApp, tokens: Tokens, directory: Directory, trail: Trail) -> None:
         self._app, self._tokens, self._directory = app, tokens, directory
         self._recording = Recording(trail)
-        self._limit: CapacityLimiter | None = None
+        self._limits: dict[str, CapacityLimiter] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection, as the ASGI specification 3.0 says."""
@@ -108,7 +110,7 @@ class Access:
             token = _bearer(request.scope)
             claims = self._tokens.remembered(token)
             if claims is None:
-                claims = await self._thread(lambda: self._tokens.validate(token))
+                claims = await self._thread(lambda: self._tokens.validate(token), "tokens")
             problem = await self._problem(claims.aid)
         except TokenError as error:
             answer = AUTHENTICATION_FAILED | {"extra": str(error)}
@@ -137,10 +139,10 @@ class Access:
         why = "another's run" if found else "no such run"
         raise Refused(HTTPStatus.NOT_FOUND, "Run ID not found.", why, answer=NO_RUN)
 
-    async def _thread(self, call: Callable[[], T]) -> T:
-        if self._limit is None:  # needs the event loop
-            self._limit = CapacityLimiter(CHECKS)
-        return await to_thread.run_sync(call, limiter=self._limit)
+    async def _thread(self, call: Callable[[], T], kind: str = "known") -> T:
+        if kind not in self._limits:  # needs the event loop
+            self._limits[kind] = CapacityLimiter(CHECKS)
+        return await to_thread.run_sync(call, limiter=self._limits[kind])
 
 
 def not_theirs(verb: Verb | None, claims: Claims) -> str:

@@ -6,42 +6,27 @@ repeats itself once a minute, with how often it did.
 
 from __future__ import annotations
 
-import asyncio
-from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from flowerbed_superlink.errors import MaterialError, Refused
 from flowerbed_superlink.material import CERTIFICATE_HEADER, EDGE_HEADER, PUBLIC_KEY_HEADER, Material
+from flowerbed_superlink.repeats import OTHER, WINDOW_S, Repeats
 from flowerbed_superlink.routes import CONTROL, CONTROL_ROUTES, FLEET, FLEET_ROUTES, OUR_ROUTES, OURS
-from flowerbed_superlink.trail import Trail, TrailUnavailable
+from flowerbed_superlink.trail import UNRECORDED, Trail, TrailUnavailable
 
 if TYPE_CHECKING:
     from flowerbed_superlink.gate import Head
 
 CHANGES = frozenset({FLEET + "activate-node", FLEET + "deactivate-node"})
-WINDOW_S = 60.0
-MAX_KINDS = 1000  # refusals told apart at a time; what is beyond is recorded together
-UNRECORDED = "The audit trail cannot be written, so nothing was done: try again."
-OTHER = "other"  # the verb of a route that does not exist
 _KNOWN = FLEET_ROUTES | CONTROL_ROUTES | OUR_ROUTES
-
-
-@dataclass
-class _Repeated:
-    """A refusal that was recorded, and how often it came again since."""
-
-    values: dict[str, Any]
-    times: int = 0
-    timer: asyncio.TimerHandle | None = field(default=None, repr=False)
 
 
 class Arrivals:
     """Writes what becomes of requests at the gate; used from one event loop."""
 
     def __init__(self, trail: Trail, material: Material, window_s: float = WINDOW_S) -> None:
-        self._trail, self._material, self._window_s = trail, material, window_s
-        self._repeated: dict[tuple[str, ...], _Repeated] = {}
+        self._trail, self._material, self._repeats = trail, material, Repeats(trail, window_s)
 
     async def begin(self, head: Head) -> None:
         """Record that a SuperNode is about to be activated or deactivated.
@@ -59,7 +44,7 @@ class Arrivals:
     def ended(self, head: Head, status: int) -> None:
         """Record how Flower answered a Fleet request, if it changed something or was refused."""
         if 400 <= status < 500:
-            self._refusal(self._values(head, "refused", f"{status} Flower's own check"))
+            self._repeats.note(self._values(head, "refused", f"{status} Flower's own check"))
         elif head.path in CHANGES:
             failed = status >= 500
             self._trail.note(**self._values(head, "failed" if failed else "done", str(status) if failed else ""))
@@ -67,7 +52,7 @@ class Arrivals:
     def refused(self, head: Head, refused: Refused) -> None:
         """Record a refusal of the gate's, if it concerns sites or people."""
         if head.raw.startswith((FLEET, CONTROL, OURS)):
-            self._refusal(self._values(head, "refused", f"{int(refused.status)} {refused.why}"))
+            self._repeats.note(self._values(head, "refused", f"{int(refused.status)} {refused.why}"))
 
     def _values(self, head: Head, outcome: str, detail: str = "") -> dict[str, Any]:
         site, organisation = self._site(head)
@@ -91,39 +76,6 @@ class Arrivals:
         except MaterialError:
             return "", ""
         return self._material.site_names(_first(head, CERTIFICATE_HEADER)) or ("", "")
-
-    def _refusal(self, values: dict[str, Any]) -> None:
-        kind = tuple(values[name] for name in ("source", "who", "verb", "detail"))
-        if kind not in self._repeated and len(self._repeated) >= MAX_KINDS:
-            values |= {
-                "who": "",
-                "organisation": "",
-                "verb": OTHER,
-                "object": "",
-                "source": "many",
-                "detail": "many kinds",
-            }
-            kind = ()
-        if (known := self._repeated.get(kind)) is not None:
-            known.times += 1
-            return
-        self._trail.note(**values)
-        self._repeated[kind] = _Repeated(values)
-        self._wait(kind)
-
-    def _wait(self, kind: tuple[str, ...]) -> None:
-        self._repeated[kind].timer = asyncio.get_running_loop().call_later(self._window_s, self._close, kind)
-
-    def _close(self, kind: tuple[str, ...]) -> None:
-        """End a minute: write how often the refusal came again, and forget one that did not."""
-        known = self._repeated[kind]
-        if not known.times:
-            del self._repeated[kind]
-            return
-        times, known.times = known.times, 0
-        again = "once more" if times == 1 else f"{times} times more"
-        self._trail.note(**known.values | {"detail": f"{known.values['detail']}; {again} in {self._window_s:.0f} s"})
-        self._wait(kind)
 
 
 def _first(head: Head, name: bytes) -> str:

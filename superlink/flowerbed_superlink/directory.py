@@ -18,6 +18,7 @@ from flowerbed_superlink.log import event
 MAX_AGE_S = 2.0  # disabling somebody bites after this
 MIN_AGE_S = 0.2  # for a person who is not in the list
 _QUERY = "SELECT aid, name, enabled, federations FROM people"
+_DISABLED = "SELECT 1 FROM people WHERE aid = %s AND NOT enabled"
 
 Row = tuple[Any, ...]
 
@@ -77,13 +78,30 @@ class Directory:
         return None
 
     def _refresh(self) -> None:
-        self._looked = self._clock()
         try:
             rows = self._read()
         except psycopg.Error as error:
             event("people-not-read", error=" ".join(str(error).split()))
         else:
             self._accounts = {aid: Account(name, enabled, tuple(theirs)) for aid, name, enabled, theirs in rows}
+        finally:
+            self._looked = self._clock()  # after the try, however long it took: those who waited do not try again
+
+
+class Disabled:
+    """Whether an account is disabled at this moment, for what outlives a list that is two seconds old: a run."""
+
+    def __init__(self, kit: Kit) -> None:
+        self._kit, self._lock = kit, Lock()
+
+    def __contains__(self, aid: str) -> bool:
+        """Ask the database.
+
+        Raises:
+            psycopg.Error: it is away.
+        """
+        with self._lock:
+            return bool(self._kit.rows(_DISABLED, (aid,)))
 
 
 def _is_person(aid: str) -> bool:
@@ -95,3 +113,9 @@ def directory() -> Directory:
     """Return the list of people of this process."""
     kit = Kit()
     return Directory(lambda: kit.rows(_QUERY))
+
+
+@cache
+def disabled() -> Disabled:
+    """Return the accounts that are disabled, as this process asks for them."""
+    return Disabled(Kit())

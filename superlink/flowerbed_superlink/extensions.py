@@ -70,8 +70,9 @@ async def _widen_threads(_app: FastAPI) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def _close_kit(_app: FastAPI) -> AsyncIterator[None]:
-    """Close the connections to the kit's database at the end."""
+    """Write the audit records that still wait, and close the connections to the kit's database, at the end."""
     yield None
+    await to_thread.run_sync(trail().close)
     close_all()
 
 

@@ -13,7 +13,7 @@ from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.proto.federation_config_pb2 import SimulationConfig
 from flwr.proto.federation_pb2 import Account, Member
 from flwr.supercore.constant import ActionType
-from flwr.supercore.error import EntitlementError
+from flwr.supercore.error import ApiErrorCode, EntitlementError, FlowerError
 from flwr.supercore.typing import ActionContext, StartRunContext
 from flwr.superlink.federation import NoOpFederationManager
 from flwr.superlink.federation.typing import Federation
@@ -63,16 +63,22 @@ class FlowerbedFederationManager(NoOpFederationManager):
         return sorted(claims.federations & set(self.topology.federations))
 
     def exists(self, federation_id: str) -> bool:
-        """Whether the topology has that federation."""
-        return self.name_of(federation_id) is not None
+        """Whether the topology has that federation; for one that oversees all, whether it has it or had it once.
+
+        Runs outlive the federation that they were started in, and an operator must be able to stop them.
+        """
+        return self.name_of(federation_id) is not None or self._oversees(asking.claims())
 
     def has_member(self, flwr_aid: str, federation_id: str) -> bool:
         """Whether the account that asks is in the federation, or oversees all; nobody else is known to be."""
         claims, name = asking.claims_of(flwr_aid), self.name_of(federation_id)
-        return claims is not None and name is not None and self._sees(claims, name)
+        return claims is not None and self._sees(claims, name)
 
-    def _sees(self, claims: Claims, name: str) -> bool:
-        return name in claims.federations or Scope.ALL in VERBS["show-federation"].scopes_of(claims)
+    def _sees(self, claims: Claims, name: str | None) -> bool:
+        return name in claims.federations or self._oversees(claims)
+
+    def _oversees(self, claims: Claims | None) -> bool:
+        return claims is not None and Scope.ALL in VERBS["show-federation"].scopes_of(claims)
 
     def site_of(self, node_id: int) -> str | None:
         """Return the site whose SuperNode a node is, None for one that is no site's."""
@@ -104,10 +110,11 @@ class FlowerbedFederationManager(NoOpFederationManager):
         """Return a federation with its SuperNodes, and the runs that the account that asks may see.
 
         Raises:
-            ValueError: there is no such federation.
+            FlowerError: there is no such federation; the answer is the one that Flower gives to who is no member.
         """
         if (name := self.name_of(federation_id)) is None:
-            raise ValueError(f"Federation '{federation_id}' does not exist.")
+            code = ApiErrorCode.FEDERATION_NOT_FOUND_OR_NOT_MEMBER
+            raise FlowerError(code, f"Federation '{federation_id}' does not exist.")
         federation, claims = self._summary(name), asking.claims()
         nodes = self.linkstate.get_node_info()
         kept = self.filter_nodes({node.node_id for node in nodes}, federation_id)

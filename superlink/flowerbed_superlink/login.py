@@ -25,9 +25,9 @@ from flowerbed_superlink import asking
 from flowerbed_superlink.directory import Directory, directory
 from flowerbed_superlink.errors import PeopleError, ProviderError, ProviderRefusalError, TokenError
 from flowerbed_superlink.provider import Provider
-from flowerbed_superlink.recording import UNRECORDED, Strangers
+from flowerbed_superlink.repeats import Repeats
 from flowerbed_superlink.tokens import MAX_TOKEN, Claims, Tokens, provider, tokens
-from flowerbed_superlink.trail import Trail, TrailUnavailable, trail
+from flowerbed_superlink.trail import UNRECORDED, Trail, TrailUnavailable, trail
 
 REPEAT_S = 60.0  # repeats of a refresh get the same pair for so long
 MAX_CODE = 4096  # characters of a device code
@@ -69,7 +69,7 @@ class OidcLogin(ControlAuthnPlugin):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._provider, self._tokens, self._directory, self._trail = provider, tokens, directory, trail
-        self._clock, self._lock, self._strangers = clock, Lock(), Strangers(clock)
+        self._clock, self._lock, self._repeats = clock, Lock(), Repeats(trail)
         self._refreshes: dict[bytes, _Refresh] = {}
 
     def get_login_details(self) -> AccountAuthLoginDetails | None:
@@ -85,7 +85,7 @@ class OidcLogin(ControlAuthnPlugin):
         except ProviderError as error:
             _refuse(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
         details = _details(answer)
-        self._record("login", "started")
+        self._record_start()
         return details
 
     def get_auth_tokens(self, device_code: str) -> AccountAuthCredentials | None:
@@ -184,8 +184,17 @@ class OidcLogin(ControlAuthnPlugin):
         _refuse(HTTPStatus.FORBIDDEN, why)
 
     def _note(self, verb: str, why: str) -> None:
-        if (left_out := self._strangers.admit()) is not None:
-            self._trail.note(**_values(verb, "refused", None, why + left_out))
+        self._repeats.note(_values(verb, "refused", None, why))
+
+    def _record_start(self) -> None:
+        """Record that somebody begins to log in, before they get the page; anybody may, so repeats are counted."""
+        if (values := self._repeats.admit(_values("login", "started", None))) is None:
+            return
+        try:
+            self._trail.record(**values)
+        except TrailUnavailable:
+            self._repeats.forget(values)
+            _refuse(HTTPStatus.SERVICE_UNAVAILABLE, UNRECORDED)
 
     def _record(self, verb: str, outcome: str, claims: Claims | None = None) -> None:
         try:

@@ -13,13 +13,17 @@ from flwr.common.constant import NOOP_FLWR_AID
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.server.superlink.linkstate.sql_linkstate import SqlLinkState
 from flwr.supercore.constant import NOOP_FEDERATION_ID
+from flwr.supercore.error import EntitlementError
 from flwr.supercore.state.schema.linkstate_models import Node, Run
 from sqlalchemy import update
 
 from flowerbed_superlink import asking, sight
-from flowerbed_superlink.federations import FlowerbedFederationManager
+from flowerbed_superlink.directory import disabled
+from flowerbed_superlink.federations import NOT_ENTITLED, FlowerbedFederationManager
 from flowerbed_superlink.log import event
 from flowerbed_superlink.tokens import KIT_AID
+
+_AID = 6  # position of `flwr_aid` among the arguments of `create_run`
 
 
 class OwnedLinkState(SqlLinkState):
@@ -32,6 +36,30 @@ class OwnedLinkState(SqlLinkState):
         if not isinstance(manager, FlowerbedFederationManager):
             raise TypeError("Flower does not use flowerbed's federation manager")
         return manager
+
+    def create_run(self, *args: Any, **kwargs: Any) -> int:  # noqa: ANN401  as Flower has it
+        """Create a run, and stop it if its account has been disabled.
+
+        Asked after it was created: either the account was disabled before, which is seen here, or it is disabled later, and
+        then `people stop` finds the run.
+
+        Raises:
+            EntitlementError: the account is disabled.
+            psycopg.Error: that cannot be found out, so the run is stopped.
+        """
+        aid, run_id = (
+            kwargs.get("flwr_aid", args[_AID] if len(args) > _AID else None),
+            super().create_run(*args, **kwargs),
+        )
+        refused = True
+        try:
+            refused = bool(run_id and aid and aid in disabled())
+        finally:
+            if refused:
+                self.stop_run(run_id)
+        if refused:
+            raise EntitlementError(f"{aid} is disabled", "This account is disabled: ask an operator.", NOT_ENTITLED)
+        return run_id
 
     def create_node(self, owner_aid: str, owner_name: str, *args: Any, **kwargs: Any) -> int:  # noqa: ANN401  as Flower has it
         """Register a node for the service identity, whoever asks."""

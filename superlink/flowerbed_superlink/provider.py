@@ -6,6 +6,7 @@ Connect Discovery 1.0, RFC 7517 (JWK), RFC 8628 (device grant), RFC 6749 section
 
 from __future__ import annotations
 
+import json
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +23,7 @@ from flowerbed_superlink.errors import ProviderError, ProviderRefusalError
 from flowerbed_superlink.log import event
 
 CLIENT_ID = "flwr"
-ALGORITHMS = ("RS256", "ES256", "PS256")
+ALGORITHMS = ("RS256", "ES256")
 DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 TIMEOUT = httpx.Timeout(5.0, connect=3.0)
 MIN_REFETCH_S = 5.0  # tokens that name unknown keys ask for the keys no more often than this
@@ -75,9 +76,8 @@ class Provider:
 
     def _refetch(self) -> None:
         now = self._clock()
-        if now - self._tried < MIN_REFETCH_S:
+        if now - self._tried < MIN_REFETCH_S:  # also for who waited while another tried: that result is theirs
             return
-        self._tried = now
         try:
             document = self._ask("GET", self._endpoint("jwks_uri"))
             self._keys, self._fetched = _keys(document), now
@@ -85,6 +85,8 @@ class Provider:
             event("keys-not-fetched", error=str(error), kept=len(self._keys))
         else:
             event("keys-fetched", keys=sorted(self._keys))
+        finally:
+            self._tried = self._clock()  # after the try, however long it took: those who waited do not try again
 
     def start_login(self) -> dict[str, Any]:
         """Start a device grant; return the answer of RFC 8628, section 3.2.
@@ -158,8 +160,8 @@ def _read(answer: httpx.Response) -> bytes:
 
 def _parsed(answer: httpx.Response, body: bytes) -> dict[str, Any]:
     try:
-        content = httpx.Response(200, content=body).json()
-    except ValueError:
+        content = json.loads(body)
+    except (ValueError, RecursionError):
         content = None
     if answer.status_code == httpx.codes.OK and isinstance(content, dict):
         return content

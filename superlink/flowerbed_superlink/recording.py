@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from flowerbed_superlink.errors import Refused
 from flowerbed_superlink.log import event
 from flowerbed_superlink.named import Named, answered
+from flowerbed_superlink.repeats import WINDOW_S, Repeats
 from flowerbed_superlink.roles import Verb
 from flowerbed_superlink.tokens import Claims
-from flowerbed_superlink.trail import Trail, TrailUnavailable
+from flowerbed_superlink.trail import UNRECORDED, Trail, TrailUnavailable
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-UNRECORDED = "The audit trail cannot be written, so nothing was done: try again."
-STRANGERS = 20  # refusals of senders that nobody knows, recorded per second; more are counted
 
 
 @dataclass
@@ -50,31 +45,11 @@ class Request:
         }
 
 
-class Strangers:
-    """Bounds the records of senders whom nobody knows: a flood of them must not fill the disk."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock, self._lock = clock, Lock()
-        self._second, self._admitted, self._left_out = 0, 0, 0
-
-    def admit(self) -> str | None:
-        """Return what to add to the next record about those that were left out, or None to leave this one out too."""
-        with self._lock:
-            if (second := int(self._clock())) != self._second:
-                self._second, self._admitted = second, 0
-            if self._admitted >= STRANGERS:
-                self._left_out += 1
-                return None
-            self._admitted += 1
-            said, self._left_out = f" ({self._left_out} more before)" if self._left_out else "", 0
-            return said
-
-
 class Recording:
     """Writes what becomes of requests."""
 
-    def __init__(self, trail: Trail, clock: Callable[[], float] = time.monotonic) -> None:
-        self._trail, self._strangers = trail, Strangers(clock)
+    def __init__(self, trail: Trail, window_s: float = WINDOW_S) -> None:
+        self._trail, self._strangers = trail, Repeats(trail, window_s)
 
     async def begin(self, request: Request) -> None:
         """Record a change before it is done.
@@ -90,13 +65,13 @@ class Recording:
             raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, UNRECORDED, str(error)) from error
 
     def refused(self, request: Request, refused: Refused) -> None:
-        """Record a refusal of ours. A flood of strangers is only counted."""
+        """Record a refusal of ours; what a stranger repeats is counted: a flood of them must not fill the disk."""
         event("refused", status=int(refused.status), why=refused.why, path=request.scope["path"], client=request.source)
-        left_out = "" if request.claims is not None else self._strangers.admit()
-        if left_out is None:
-            return
-        detail = f"{int(refused.status)} {refused.detail}{left_out}"
-        self._trail.note(**request.values("refused", request.named, detail))
+        values = request.values("refused", request.named, f"{int(refused.status)} {refused.detail}")
+        if request.claims is None:
+            self._strangers.note(values)
+        else:
+            self._trail.note(**values)
 
     async def serve(self, request: Request, app: ASGIApp, receive: Receive, send: Send) -> None:
         """Pass a request on, and record how it ended: a change when it ended, a read when its answer begins."""

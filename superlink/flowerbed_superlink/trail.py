@@ -29,8 +29,9 @@ from flowerbed_superlink.errors import TrailUnavailable
 from flowerbed_superlink.log import event
 from flowerbed_superlink.settings import settings
 
-__all__ = ["Trail", "TrailUnavailable", "clean", "compose", "trail"]
+__all__ = ["UNRECORDED", "Trail", "TrailUnavailable", "clean", "compose", "trail"]
 
+UNRECORDED = "The audit trail cannot be written, so nothing was done: try again."  # what a refused sender reads
 PATIENCE_S = 4.0  # a caller waits no longer for its record to be committed
 BATCH = 500  # records in one transaction
 MAX_WAITING = 10_000  # records; what comes on top is refused at once

@@ -176,6 +176,22 @@ def test_keycloak_away_for_a_while_does_not_end_a_run(
         assert shell(tmp_path, script, stdin).stdout.strip() == accounts.credentials(made[1], "later")
 
 
+@pytest.mark.parametrize("wrong", [{"access_token": "odd", "expires_in": "soon"}, "\xff"])
+def test_an_answer_that_nobody_foresaw_does_not_end_the_renewing(
+    wrong: object, made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(accounts, "AGAIN_S", 0.2)
+    answers = iter([(200, {"access_token": "first", "expires_in": 1}), (200, wrong)])
+
+    def odd(_: Asked) -> Answer:
+        return next(answers, (200, {"access_token": "later", "expires_in": 300}))  # type: ignore[return-value]
+
+    script = 'sleep 2; cat "$FLWR_HOME/credentials.yaml"'
+    with edge(*made, odd), accounts.fed(*made, "kit") as stdin:
+        assert shell(tmp_path, script, stdin).stdout.strip() == accounts.credentials(made[1], "later")
+    assert ("No fresh token came" in capfd.readouterr().err) is isinstance(wrong, dict)
+
+
 def test_a_command_that_ends_early_ends_the_feeding(made: Made, running: Edge, tmp_path: Path) -> None:
     begun = time.monotonic()
     with accounts.fed(*made, "kit") as stdin:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flowerbed_cli import people, roster
+from flowerbed_cli import people, realm, roster, users
+from flowerbed_cli.project import Project
 from flowerbed_topology import Topology, parse
 
 YAML = """
@@ -21,6 +23,11 @@ identity: {demo_people: true}
 pipelines:
   - {name: nightly, organisation: south, roles: [researcher, auditor], federations: [side]}
 """
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path)
 
 
 @pytest.fixture
@@ -76,7 +83,7 @@ def test_whom_the_file_no_longer_names_is_disabled_once_and_people_are_left_alon
 
 
 def test_the_list_of_people_is_written_once_and_the_disabled_are_stopped(
-    topology: Topology, monkeypatch: pytest.MonkeyPatch
+    project: Project, topology: Topology, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The SuperLink's list of people is played by a list here; the real one is tried end to end."""
     known: list[dict[str, Any]] = []
@@ -84,14 +91,84 @@ def test_the_list_of_people_is_written_once_and_the_disabled_are_stopped(
     stopped: list[str] = []
     monkeypatch.setattr(people, "everybody", lambda _: known)
     monkeypatch.setattr(people, "put", lambda _, accounts: written.append(accounts) or accounts)
-    monkeypatch.setattr(people, "stop", lambda _, name: stopped.append(name))
-    lines, listed = roster.ensure_roster(topology)
-    assert listed == written[0]
+    monkeypatch.setattr(people, "stop", lambda _, name: stopped.append(name) or [])
+    lines = roster.ensure_roster(project, topology)
     assert lines[0] == "enrolled kit account flowerbed"
     assert len(lines) == len(written[0]) == 10
     known += stored([*roster.wanted(topology), {**roster.wanted(topology)[-1], "name": "pipeline-weekly"}])
-    assert roster.ensure_roster(topology)[0] == ["disabled pipeline account pipeline-weekly"]
+    assert roster.ensure_roster(project, topology) == ["disabled pipeline account pipeline-weekly"]
     assert stopped == ["pipeline-weekly"]
     known.pop()
-    assert roster.ensure_roster(topology) == ([], known)
+    assert roster.ensure_roster(project, topology) == []
     assert len(written) == 2
+
+
+class Listed:
+    """Plays the SuperLink's list of people and its runs; a stop can be the moment at which `up` is killed."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *accounts: dict[str, Any]) -> None:
+        self.accounts = {item["name"]: item for item in stored(list(accounts))}
+        self.runs: dict[str, list[int]] = {}
+        self.asked: list[str] = []
+        self.killed = False
+        for name in ("everybody", "put", "stop"):
+            monkeypatch.setattr(people, name, getattr(self, name))
+
+    def everybody(self, _: Topology) -> list[dict[str, Any]]:
+        return list(self.accounts.values())
+
+    def put(self, topology: Topology, accounts: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        self.accounts |= {item["name"]: item for item in stored(accounts)}
+        return self.everybody(topology)
+
+    def stop(self, _: Topology, name: str) -> list[int]:
+        self.asked.append(name)
+        if self.killed:
+            raise KeyboardInterrupt
+        return self.runs.pop(name, [])
+
+    def disabled(self) -> set[str]:
+        return {name for name, item in self.accounts.items() if not item["enabled"]}
+
+
+def test_killed_before_the_stop_the_next_up_stops_the_runs_and_then_no_more(
+    project: Project, topology: Topology, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = roster.wanted(topology)
+    there = Listed(monkeypatch, *wanted, {**wanted[-1], "name": "pipeline-weekly"})
+    there.runs, there.killed = {"pipeline-weekly": [17]}, True
+    with pytest.raises(KeyboardInterrupt):
+        roster.ensure_roster(project, topology)
+    assert there.disabled() == {"pipeline-weekly"}
+    there.killed = False
+    assert roster.ensure_roster(project, topology) == ["stopped run 17 of pipeline-weekly"]
+    there.asked.clear()
+    assert roster.ensure_roster(project, topology) == []
+    assert there.asked == []
+
+
+def test_who_is_named_again_before_the_stop_keeps_their_runs(
+    project: Project, topology: Topology, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = Listed(monkeypatch, *roster.wanted(topology))
+    there.runs, there.killed = {"pipeline-nightly": [17]}, True
+    with pytest.raises(KeyboardInterrupt):
+        roster.ensure_roster(project, topology.model_copy(update={"pipelines": ()}))
+    there.killed = False
+    assert roster.ensure_roster(project, topology) == ["enrolled pipeline account pipeline-nightly"]
+    assert there.runs == {"pipeline-nightly": [17]}
+
+
+def test_demo_people_come_back_with_the_file_but_not_whom_an_operator_disabled(
+    project: Project, topology: Topology, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without = parse(YAML.replace("demo_people: true", "demo_people: false"))
+    there = Listed(monkeypatch, *roster.wanted(topology))
+    monkeypatch.setattr(realm, "disable", lambda *_: None)
+    users.disable(project, topology, "auditor-north")
+    roster.ensure_roster(project, without)
+    assert len(there.disabled()) == 8
+    users.disable(project, topology, "auditor-south")  # again, by hand
+    assert len(roster.ensure_roster(project, topology)) == 6
+    assert there.disabled() == {"auditor-north", "auditor-south"}
+    assert roster.ensure_roster(project, topology) == []

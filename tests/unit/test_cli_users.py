@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from flowerbed_cli import docker, passwords, people, realm, roster, users
+from flowerbed_cli import docker, passwords, people, realm, roster, up, users
 from flowerbed_cli.errors import AccountError
 from flowerbed_cli.project import KIT, Project
 from flowerbed_cli.users import Person, checked
-from flowerbed_keycloak import Report
+from flowerbed_keycloak import IdentityError, Report
 from flowerbed_topology import Topology, load
 
 TOPOLOGY = load(KIT / "federation.yaml")
@@ -104,7 +104,7 @@ class Recorder:
         if arguments[0] == "stop":
             return list(self.runs)
         for account in json.loads(stdin or "[]"):
-            assert set(account) == set(users.KEPT)
+            assert set(account) == set(people.FIELDS)
             self.accounts[account["name"]] = listed(account)
         return list(self.accounts.values())
 
@@ -210,12 +210,12 @@ def test_whom_the_list_does_not_name_nothing_is_done_to(
     assert recorder.calls == []
 
 
-def test_a_disabled_demo_person_stays_so_at_the_next_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disabled_demo_person_stays_so_at_the_next_up(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     present = [listed(item, enabled=item["name"] != "researcher-north") for item in roster.wanted(TOPOLOGY)]
     recorder = Recorder(monkeypatch, *present)
-    lines, found = roster.ensure_roster(TOPOLOGY)
-    assert (lines, recorder.calls) == ([], [])
-    assert [item["name"] for item in found if not item["enabled"]] == ["researcher-north"]
+    assert roster.ensure_roster(project, TOPOLOGY) == []
+    assert recorder.calls == []
+    assert recorder.accounts["researcher-north"]["enabled"] is False
 
 
 def test_first_passwords_are_new_for_people_and_kept_for_demo_people(project: Project) -> None:
@@ -237,6 +237,55 @@ def test_many_differences_are_counted() -> None:
     assert line == "realm: 15 differences (realm 1, person 12, service account 1, client 1)"
 
 
+def with_operator(project: Project) -> None:
+    for name in ("issued/operator.crt", "private/operator.key"):
+        (project.pki / name).parent.mkdir(parents=True, exist_ok=True)
+        (project.pki / name).touch()
+
+
+def test_a_comparison_that_fails_half_way_says_where_first_passwords_lie(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object, password_for: Any, dry_run: bool) -> Report:
+        password_for("alex")
+        raise IdentityError(f"Keycloak does not answer{'' if dry_run else ' any more'}.")
+
+    monkeypatch.setattr(realm, "keycloak_reconcile", away)
+    monkeypatch.setattr(people, "everybody", lambda _: [listed(checked(TOPOLOGY, ALEX))])
+    with_operator(project)
+    with pytest.raises(AccountError) as caught:
+        realm.reconcile(project, TOPOLOGY)
+    assert str(caught.value).splitlines() == [
+        "Keycloak does not answer any more.",
+        f"first password of alex, to be changed at the first login: {project.secrets}/people/alex.password",
+    ]
+
+
+def test_who_is_added_while_keycloak_starts_is_no_stranger_to_it(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another command's doing, without the lock here: what is compared was asked for after the wait."""
+    recorder = Recorder(monkeypatch, *[listed(item) for item in roster.wanted(TOPOLOGY)])
+    monkeypatch.undo()
+    monkeypatch.setattr(people, "ask", recorder.ask)
+    seen: list[str] = []
+
+    def wait(*_: object) -> None:
+        recorder.accounts["alex"] = listed(checked(TOPOLOGY, ALEX))
+        recorder.accounts["researcher-north"]["enabled"] = False
+
+    def state(_: Topology, accounts: list[dict[str, Any]], __: object) -> None:
+        seen.extend(item["name"] for item in accounts if item["enabled"])
+
+    monkeypatch.setattr(up, "wait_healthy", wait)
+    monkeypatch.setattr(realm, "desired_state", state)
+    monkeypatch.setattr(realm, "keycloak_reconcile", lambda *_, **__: Report((), (), 0))
+    with_operator(project)
+    assert up.ensure_logins(project, TOPOLOGY) == up.Logins([])
+    assert "alex" in seen
+    assert "researcher-north" not in seen
+
+
 def test_a_comparison_says_where_first_passwords_lie(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     def reconciled(*_: object, password_for: Any, dry_run: bool) -> Report:
         password_for("alex")
@@ -244,9 +293,7 @@ def test_a_comparison_says_where_first_passwords_lie(project: Project, monkeypat
 
     monkeypatch.setattr(realm, "keycloak_reconcile", reconciled)
     monkeypatch.setattr(people, "everybody", lambda _: [listed(checked(TOPOLOGY, ALEX))])
-    for name in ("issued/operator.crt", "private/operator.key"):
-        (project.pki / name).parent.mkdir(parents=True, exist_ok=True)
-        (project.pki / name).touch()
+    with_operator(project)
     assert realm.reconcile(project, TOPOLOGY) == [
         "realm: person alex: missing",
         f"first password of alex, to be changed at the first login: {project.secrets}/people/alex.password",
@@ -282,16 +329,23 @@ def test_a_list_that_cannot_be_asked_is_one_sentence(
 @pytest.mark.parametrize(
     ("stdout", "answer"),
     [
-        ('{"at": "now", "verb": "stop-run", "detail": "[1]"}\n{"at": "now"}\n[\n  17,\n  18\n]\n', [17, 18]),
+        ("[\n  17,\n  18\n]\n", [17, 18]),
         ("[]\n", []),
-        ("", []),
     ],
 )
-def test_records_of_the_audit_trail_are_not_taken_for_the_answer(
-    stdout: str, answer: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(docker, "call", lambda *_args, **_options: subprocess.CompletedProcess([], 0, stdout, ""))
+def test_the_answer_is_all_of_standard_output(stdout: str, answer: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Records of the audit trail go to standard error (`flowerbed_superlink.people`)."""
+    record = '{"at": "now", "verb": "stop-run", "detail": "[1]"}\n'
+    done = subprocess.CompletedProcess([], 0, stdout, record)
+    monkeypatch.setattr(docker, "call", lambda *_args, **_options: done)
     assert people.stop(TOPOLOGY, "alex") == answer
+
+
+@pytest.mark.parametrize("stdout", ["", '{"at": "now"}\n[17]\n'])
+def test_an_answer_that_is_none_is_no_empty_list(stdout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(docker, "call", lambda *_args, **_options: subprocess.CompletedProcess([], 0, stdout, ""))
+    with pytest.raises(AccountError, match=r"gave no answer that can be read: make up updates it\.$"):
+        people.stop(TOPOLOGY, "alex")
 
 
 def test_the_table_fits_80_columns_and_takes_nothing_for_markup() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import threading
 from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
@@ -28,17 +29,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowerbed_superlink import asking
-from flowerbed_superlink.access import Access
-from flowerbed_superlink.directory import Directory
-from flowerbed_superlink.errors import Refused
+from flowerbed_superlink.access import CHECKS, Access
+from flowerbed_superlink.directory import MAX_AGE_S, Directory
+from flowerbed_superlink.errors import ProviderError, Refused
 from flowerbed_superlink.named import named
 from flowerbed_superlink.provider import Provider
-from flowerbed_superlink.recording import STRANGERS, UNRECORDED, Recording, Request
+from flowerbed_superlink.recording import Recording, Request
 from flowerbed_superlink.roles import LOGIN_VERBS, VERBS, Scope, allows_run, table
 from flowerbed_superlink.routes import CONTROL_ROUTES, OUR_ROUTES
 from flowerbed_superlink.tokens import ROLES, Claims, Tokens
-from flowerbed_superlink.trail import Trail, TrailUnavailable
+from flowerbed_superlink.trail import UNRECORDED, Trail, TrailUnavailable
 from superlink_identity import Issuer, Person, person
+from superlink_support import wait_until
 
 NORTH = person("researcher-north", "researcher")
 OTHER = person("researcher-rare", "researcher", federations=["rare"])
@@ -283,15 +285,65 @@ def test_a_followed_log_ends_for_a_reader_who_is_disabled(world: World) -> None:
 
 
 def test_a_flood_of_strangers_is_counted_and_not_written() -> None:
-    trail, now = TrailMock(), [0.0]
-    recording = Recording(trail, lambda: now[0])
+    trail = TrailMock()
+    recording = Recording(trail, 0.3)
     request = Request("list-runs", "192.0.2.9", {"path": "/v1/control/list-runs"})
-    for _ in range(STRANGERS * 3):
+    other = Request("list-runs", "192.0.2.10", {"path": "/v1/control/list-runs"})
+    for _ in range(60):
         recording.refused(request, Refused(HTTPStatus.UNAUTHORIZED, "Nobody is logged in."))
-    assert len(trail.records) == STRANGERS
-    now[0] = 1.0
-    recording.refused(request, Refused(HTTPStatus.UNAUTHORIZED, "Nobody is logged in."))
-    assert trail.records[-1]["detail"] == f"401 Nobody is logged in. ({STRANGERS * 2} more before)"
+    recording.refused(other, Refused(HTTPStatus.UNAUTHORIZED, "Nobody is logged in."))
+    said = [(record["source"], record["detail"]) for record in trail.records]
+    assert said == [(source, "401 Nobody is logged in.") for source in ("192.0.2.9", "192.0.2.10")]
+    wait_until(lambda: len(trail.records) > 2, 5, "the count")
+    assert trail.records[2]["source"] == "192.0.2.9"
+    assert trail.records[2]["detail"] == "401 Nobody is logged in.; 59 times more in 0 s"
+
+
+def test_what_somebody_who_is_known_repeats_is_recorded_each_time(world: World) -> None:
+    for _ in range(3):
+        assert world.call("register-node", NORTH, RegisterNodeRequest(name="a").SerializeToString()).status_code == 403
+    assert [record["outcome"] for record in world.trail.records] == ["refused"] * 3
+
+
+def test_strangers_whose_tokens_wait_for_a_provider_that_hangs_stop_nobody_who_is_known(world: World) -> None:
+    token = world.issuer.token(NORTH)
+    assert world.call("list-runs", token).status_code == 200
+    hangs, waiting = threading.Event(), []
+
+    def validate(_: str) -> Claims:
+        waiting.append(1)
+        hangs.wait(20)
+        raise ProviderError("away")
+
+    async def call(bearer: str, verb: str) -> int:
+        sent: list[Any] = []
+
+        async def receive() -> Any:
+            return {"type": "http.request", "body": RUN}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        headers = [(b"authorization", b"Bearer " + bearer.encode())]
+        scope = {"type": "http", "method": "POST", "path": f"/v1/control/{verb}", "headers": headers, "client": None}
+        await world.access(scope | {"app": world.app}, receive, send)
+        return int(sent[0]["status"])
+
+    async def crowd() -> int:
+        strangers = [asyncio.create_task(call(f"garbage-{number}", "list-runs")) for number in range(CHECKS)]
+        try:
+            while len(waiting) < CHECKS:
+                await asyncio.sleep(0.01)
+            world.now += MAX_AGE_S  # the list of people is read again, too
+            return await asyncio.wait_for(call(token, "stop-run"), 5)
+        finally:
+            hangs.set()
+            await asyncio.gather(*strangers)
+
+    tokens = world.access._tokens
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokens, "validate", validate)
+        assert asyncio.run(crowd()) == 200
 
 
 def test_two_tokens_or_another_scheme_are_refused(world: World) -> None:

@@ -66,7 +66,7 @@ def test_ids_are_exact(manager: FlowerbedFederationManager) -> None:
     for other in ("main", "@testers/", "@testers/MAIN", "@others/main", "testers/main", "@testers/main/x", ""):
         assert manager.name_of(other) is None
         assert not manager.exists(other)
-    with pytest.raises(ValueError, match="does not exist"):
+    with pytest.raises(FlowerError, match="does not exist"):
         manager.get_details("@testers/gone")
     assert manager.get_simulation_config("@testers/main") is None
 
@@ -103,6 +103,18 @@ def test_nobody_is_entitled_or_a_member_outside_of_their_own_request(manager: Fl
     _asks("researcher")
     assert manager.has_member(AID, "@testers/main")
     assert not manager.has_member("p-" + "1" * 20, "@testers/main")
+
+
+def test_who_oversees_all_reaches_a_federation_that_is_no_more(manager: FlowerbedFederationManager) -> None:
+    gone = "@testers/gone"
+    for role, reaches in {"operator": True, "auditor": True, "researcher": False, "custodian": False}.items():
+        _asks(role, federations=("main", "gone"))
+        assert (manager.exists(gone), manager.has_member(AID, gone)) == (reaches, reaches), role
+    ask_as(Asking("192.0.2.1"))
+    assert not manager.exists(gone)
+    _asks("operator", "researcher", federations=("main", "gone"))
+    with pytest.raises(EntitlementError):
+        manager.can_execute(AID, ActionType.START_RUN, _start(gone))
 
 
 def test_a_topology_that_cannot_be_read_decides_nothing(manager: FlowerbedFederationManager, tmp_path: Path) -> None:

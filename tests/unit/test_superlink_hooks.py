@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import inspect
 import subprocess
 import sys
+import time
+from contextlib import AsyncExitStack
 from importlib import import_module, resources
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, cast
 
 import flwr.superlink.main  # noqa: F401  it sets an environment variable, so before any test begins
 import psycopg
 import pytest
+from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 
 from flowerbed_superlink import accounts, extensions, hooks
@@ -22,6 +27,7 @@ from flowerbed_superlink.errors import StartupError
 from flowerbed_superlink.launcher import FLWR_VERSION, arguments, check_files, check_in_force, check_version
 from flowerbed_superlink.routes import ALLOWED, ARTIFACT_ROUTE, OUR_ROUTES, REFUSED, check_routes
 from flowerbed_superlink.settings import Settings
+from flowerbed_superlink.trail import Trail
 
 MODULES = {"flwr.ee": hooks, "flwr.ee.utils": accounts, "flwr.ee.superlink.extensions": extensions}
 # Looked up and deliberately not offered: traces have no receiver, and migrations stay Flower's own.
@@ -152,6 +158,33 @@ def test_every_account_has_a_name_and_the_list_of_people_being_away_stops_nobody
 
     monkeypatch.setattr(accounts, "directory", lambda: Directory(away))
     assert accounts.resolve_account_ids(["p-1"]) == {"p-1": "p-1"}
+
+
+def test_records_that_wait_are_written_before_the_superlink_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+
+    class Slow:
+        """A connection that takes its time."""
+
+        def execute(self, _: str, values: list[list[str]]) -> None:
+            time.sleep(0.5)
+            written.extend(values[0])
+
+        def close(self) -> None:
+            """Nothing is open."""
+
+    trail = Trail(lambda: cast("psycopg.Connection[Any]", Slow()))
+    monkeypatch.setattr(extensions, "trail", lambda: trail)
+
+    async def serve() -> None:
+        async with AsyncExitStack() as stack:
+            for context in extensions.get_lifespan_contexts():
+                if context is extensions._close_kit:
+                    await stack.enter_async_context(context(FastAPI()))
+            trail.note(who="researcher-north", verb="stop-run", outcome="done")
+
+    asyncio.run(serve())
+    assert len(written) == 1
 
 
 def test_arguments_carry_no_secret_and_close_what_flower_leaves_open(tmp_path: Path) -> None:

@@ -151,6 +151,22 @@ def test_no_tokens_are_given_out_unrecorded(world: Login) -> None:
     assert caught.value.status_code == 503
 
 
+def test_logins_that_anybody_begins_are_recorded_once_a_minute(world: Login) -> None:
+    world.trail.away = True
+    with pytest.raises(HTTPException, match="audit trail cannot be written"):
+        world.plugin.get_login_details()
+    world.trail.away = False
+    for _ in range(20):
+        assert world.plugin.get_login_details() is not None
+    assert world.said() == [("login", "started", "")]
+    ask_as(Asking("192.0.2.8"))
+    world.plugin.get_login_details()
+    assert [record["source"] for record in world.trail.records] == ["192.0.2.7", "192.0.2.8"]
+    for _ in range(20):
+        assert world.refresh("a.b.c") is None
+    assert world.said()[2:] == [("refresh", "refused", "")]
+
+
 def test_processes_that_race_on_one_refresh_token_all_get_the_same_pair(world: Login) -> None:
     old = world.issuer.refresh_token(NORTH)
     world.gate.clear()

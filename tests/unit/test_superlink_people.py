@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
@@ -130,6 +133,26 @@ def test_without_the_database_the_last_list_holds_and_none_is_an_error() -> None
     assert "p-1" in directory.accounts()
     with pytest.raises(PeopleError, match="cannot be read"):
         table.directory().accounts()
+
+
+def test_callers_who_waited_for_a_database_that_hangs_take_what_came_of_it() -> None:
+    table, going_on = List(), threading.Event()
+    table.away = True
+
+    def hang() -> list[tuple[Any, ...]]:
+        going_on.wait(10)
+        table.now += MAX_AGE_S + 1  # the time that the try takes
+        return table()
+
+    directory = Directory(hang, lambda: table.now)
+    with ThreadPoolExecutor(4) as pool:
+        callers = [pool.submit(directory.problem, "p-1") for _ in range(4)]
+        time.sleep(0.3)  # so that the others wait
+        going_on.set()
+        for caller in callers:
+            with pytest.raises(PeopleError, match="cannot be read"):
+                caller.result(20)
+    assert table.read == 1
 
 
 def test_machines_need_no_entry_but_can_be_disabled() -> None:

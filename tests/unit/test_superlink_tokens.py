@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -119,6 +121,15 @@ def _crit(issuer: Issuer) -> str:
     return issuer.token(NORTH, headers={"crit": ["exp"]})
 
 
+def _pss(issuer: Issuer) -> str:
+    """Rightly signed, by a key that the issuer publishes for this algorithm: it is ours that is not allowed."""
+    kid, key = next(iter(issuer.keys.items()))
+    payload = jwt.decode(issuer.token(NORTH), options={"verify_signature": False})
+    keys = {"keys": [jwk | {"alg": "PS256"} for jwk in issuer.jwks()["keys"]]}
+    issuer.jwks = lambda: keys  # type: ignore[method-assign]
+    return jwt.encode(payload, key, "PS256", headers={"kid": kid})
+
+
 def _b64(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
 
@@ -131,6 +142,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "no audience": (_changed(aud=None), "is not valid"),
     "wrong issuer": (_changed(iss="https://auth.flowerbed.test/realms/master"), "another issuer"),
     "no end": (_changed(exp=None), "is not valid"),
+    "an algorithm that is not allowed": (_pss, "is not valid"),
     "alg none": (_alg_none, "is not valid"),
     "HS256 with the public key": (_hs256_with_the_public_key, "is not valid"),
     "forged group": (_forged_group, "is not valid"),
@@ -237,6 +249,35 @@ def test_made_up_keys_do_not_hammer_the_identity_provider(asked: Asked) -> None:
         refused(asked, asked.issuer.token(NORTH, headers={"kid": f"made-up-{number}"}))
         asked.clock.now += 0.1
     assert asked.fetches() - before <= 1
+
+
+def test_callers_who_waited_for_a_provider_that_hangs_take_what_came_of_it(asked: Asked) -> None:
+    asking, going_on = [], threading.Event()
+
+    def hang(request: httpx.Request) -> httpx.Response:
+        asking.append(request)
+        going_on.wait(10)
+        asked.clock.now += MIN_REFETCH_S + 0.2  # the time that the try takes
+        raise httpx.ReadTimeout("hangs", request=request)
+
+    provider = Provider(
+        asked.issuer.issuer, Path("ca.crt"), asked.clock, httpx.Client(transport=httpx.MockTransport(hang))
+    )
+    with ThreadPoolExecutor(4) as pool:
+        callers = [pool.submit(provider.key, "unknown") for _ in range(4)]
+        time.sleep(0.3)  # so that the others wait
+        going_on.set()
+        for caller in callers:
+            with pytest.raises(ProviderError, match="cannot be reached"):
+                caller.result(20)
+    assert len(asking) == 1
+
+
+@pytest.mark.parametrize("body", [b"[" * 200_000, b"\xff\xfe\xfa", b"", b"[]"])
+def test_what_is_no_answer_of_a_provider_is_said_to_be_none(asked: Asked, body: bytes) -> None:
+    http = httpx.Client(transport=httpx.MockTransport(lambda _: httpx.Response(200, content=body)))
+    with pytest.raises(ProviderError, match="not OpenID Connect"):
+        Provider(asked.issuer.issuer, Path("ca.crt"), asked.clock, http).start_login()
 
 
 def test_a_withdrawn_key_is_forgotten(asked: Asked) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from flowerbed_superlink import arrivals as module
+from flowerbed_superlink import repeats
 from flowerbed_superlink.arrivals import Arrivals
 from flowerbed_superlink.material import Material
+from flowerbed_superlink.trail import UNRECORDED
 from superlink_gate import AWAY, World
 from superlink_support import Authority, TestSite, edge_headers, fingerprint, new_key, new_site, replace
 
@@ -55,7 +56,7 @@ def test_activation_and_deactivation_are_recorded_before_and_after(world: World,
 def test_what_cannot_be_recorded_is_not_done(world: World, site: TestSite, path: str) -> None:
     world.audit.error = AWAY
     answer = world.call(path, site.headers())
-    assert (answer.status_code, answer.json()["detail"]) == (503, module.UNRECORDED)
+    assert (answer.status_code, answer.json()["detail"]) == (503, UNRECORDED)
     assert answer.headers["retry-after"] == "3"
     assert world.inner.reached == []
     world.audit.error = None
@@ -136,7 +137,7 @@ def test_a_refusal_that_repeats_itself_is_recorded_once_a_minute_with_how_often(
 
 
 def test_many_kinds_of_refusals_are_recorded_together(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_KINDS", 3)
+    monkeypatch.setattr(repeats, "MAX_KINDS", 3)
     head = [(b"content-length", b"0")]
 
     async def flood() -> None:
@@ -148,4 +149,4 @@ def test_many_kinds_of_refusals_are_recorded_together(world: World, monkeypatch:
         *[(f"192.0.2.{n}", "403 no valid edge token") for n in range(3)],
         ("many", "many kinds"),
     ]
-    assert len(world.gate._arrivals._repeated) == 4
+    assert len(world.gate._arrivals._repeats._known) == 4
