@@ -10,6 +10,7 @@ import base64
 import json
 import os
 import ssl
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -207,7 +208,9 @@ def feed(
         while not ended.wait(pause):
             try:
                 fresh = grant(project, topology, client)
-            except AccountError:
+            except Exception as error:  # noqa: BLE001  whatever it is, the command it feeds needs the next one
+                if not isinstance(error, AccountError):
+                    sys.stderr.write(f"No fresh token came, asked for again in {AGAIN_S:.0f} s: {error!r}\n")
                 pause = AGAIN_S
                 continue
             pause = fresh.seconds / 2

@@ -124,11 +124,13 @@ def keep(project: Project, line: bytes) -> None:
 
 
 def sealed(project: Project, chain: Chain) -> bytes:
-    """Return a checkpoint of the chain's end, signed with the operator's key.
+    """Return a checkpoint of the chain's end, signed with the operator's key, whose seal is good.
 
     Raises:
-        FlowerbedError: the key or its certificate cannot be read.
+        FlowerbedError: the key or its certificate cannot be read, or the certificate is not valid now.
     """
+    if not (issued := project.pki / "issued" / f"{SIGNER}.crt").is_file():
+        raise FlowerbedError(f"There is no operator's certificate ({issued}): run flowerbed ca issue {SIGNER}.")
     path = project.pki / "private" / f"{SIGNER}.key"
     try:
         key = load_pem_private_key(path.read_bytes(), None)
@@ -137,7 +139,16 @@ def sealed(project: Project, chain: Chain) -> bytes:
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise FlowerbedError(f"{path} is not an elliptic curve key: flowerbed ca issue {SIGNER} makes one.")
     now = datetime.now(UTC).replace(microsecond=0)
-    return seal(Checkpoint(chain.count, chain.head, now), key, certificate(project.pki / "issued" / f"{SIGNER}.crt"))
+    line = seal(Checkpoint(chain.count, chain.head, now), key, certificate(issued))
+    # What is kept or given away has to verify ever after: a seal that does not would be taken for tampering.
+    authority, crl = certificate(project.pki / "ca.crt"), project.pki / "crl.pem"
+    try:
+        opened(line, authority, revocations(crl, authority) if crl.is_file() else None)
+    except Tampered as error:
+        reason = str(error).removesuffix(".")
+        text = f"Nothing was signed, as {issued} is no good for it ({reason}): run flowerbed ca renew {SIGNER}."
+        raise FlowerbedError(text) from error
+    return line
 
 
 def certificate(path: Path) -> x509.Certificate:

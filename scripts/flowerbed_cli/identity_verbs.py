@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from . import lock
 from .errors import FlowerbedError
 from .terminal import console, report, say, topology_of
 
@@ -68,7 +70,8 @@ def realm(
     from . import realm as work
 
     project, topology = topology_of(context)
-    found, announced = work.compare(project, topology, dry_run=dry_run)
+    with nullcontext() if dry_run else lock.changing(project, "flowerbed realm"):
+        found, announced = work.compare(project, topology, dry_run=dry_run)
     report([*found.lines, *announced], "The realm is as it should be.")
     for note in found.notes:
         say(note)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,13 +12,15 @@ from . import docker
 from .errors import AccountError
 
 Account = dict[str, Any]
+# What the list takes of an account (docs/contracts.md).
+FIELDS = ("name", "kind", "email", "first_name", "last_name", "organisation", "roles", "federations", "enabled")
 
 
 def ask(topology: Topology, *arguments: str, stdin: str | None = None) -> list[Any]:
-    """Return the answer of `python -m flowerbed_superlink.people` in the SuperLink's container; empty if it gives none.
+    """Return the answer of `python -m flowerbed_superlink.people` in the SuperLink's container.
 
     Raises:
-        AccountError: it refused, in a sentence of its own.
+        AccountError: it refused, in a sentence of its own, or its answer is none.
     """
     command = ["docker", "exec", "-i", f"{topology.name}-superlink", "python", "-m", "flowerbed_superlink.people"]
     done = docker.call([*command, *arguments], stdin=stdin, timeout=60)
@@ -28,9 +29,12 @@ def ask(topology: Topology, *arguments: str, stdin: str | None = None) -> list[A
         # Docker's own words: there is no such container, or it does not run.
         absent = said.startswith("Error")
         raise AccountError(f"The federation {topology.name} is not running: run make up first." if absent else said)
-    # What is recorded in the audit trail is printed as well, an object on a line, before the list.
-    found = re.search(r"^\[.*", done.stdout, re.MULTILINE | re.DOTALL)
-    return list(json.loads(found[0])) if found else []
+    try:
+        return list(json.loads(done.stdout))
+    except ValueError as error:
+        raise AccountError(
+            "The SuperLink's list of people gave no answer that can be read: make up updates it."
+        ) from error
 
 
 def everybody(topology: Topology) -> list[Account]:

@@ -20,7 +20,6 @@ from flowerbed_topology import Topology
 
 from . import consumers, passwords, people
 from .errors import AccountError
-from .people import Account
 from .project import Project
 from .secrets import ensure_kept, token
 
@@ -43,6 +42,10 @@ class FirstPasswords:
         self.given.append(name)
         return passwords.new(self.project, name), True
 
+    def announced(self) -> list[str]:
+        """Return a sentence for each person who is to be given one."""
+        return [passwords.announcement(self.project, name) for name in self.given]
+
 
 def access(project: Project, topology: Topology) -> Access:
     """Return the way to Keycloak's admin API.
@@ -64,29 +67,26 @@ def access(project: Project, topology: Topology) -> Access:
     )
 
 
-def compare(
-    project: Project, topology: Topology, *, dry_run: bool, listed: Sequence[Account] | None = None
-) -> tuple[Report, list[str]]:
+def compare(project: Project, topology: Topology, *, dry_run: bool) -> tuple[Report, list[str]]:
     """Make Keycloak equal to federation.yaml and the list of people, or only look; return that, and whom it gave passwords.
 
-    `listed` is that list, for whoever has just asked for it.
-
     Raises:
-        AccountError: Keycloak, the edge or the SuperLink does not answer, or refuses.
+        AccountError: Keycloak, the edge or the SuperLink does not answer, or refuses; it says whose first passwords were
+            made until then.
     """
-    listed = people.everybody(topology) if listed is None else listed
+    listed = people.everybody(topology)
     first = FirstPasswords(project, frozenset(item["name"] for item in listed if item["kind"] == "demo"))
-    with sentences():
+    try:
         wanted = desired_state(topology, listed, consumers.client_secrets(project, topology))
         report = keycloak_reconcile(access(project, topology), wanted, password_for=first, dry_run=dry_run)
-    return report, [passwords.announcement(project, name) for name in first.given]
+    except IdentityError as error:
+        raise AccountError("\n".join([str(error), *first.announced()])) from error
+    return report, first.announced()
 
 
-def reconcile(
-    project: Project, topology: Topology, *, dry_run: bool = False, listed: Sequence[Account] | None = None
-) -> list[str]:
+def reconcile(project: Project, topology: Topology, *, dry_run: bool = False) -> list[str]:
     """Do the same; return a line for each difference, and for each first password where it lies."""
-    report, announced = compare(project, topology, dry_run=dry_run, listed=listed)
+    report, announced = compare(project, topology, dry_run=dry_run)
     return [*summary(report.lines), *announced]
 
 

@@ -23,6 +23,7 @@ from . import (
     consumers,
     docker,
     firewall,
+    lock,
     nginx,
     owned,
     preflight,
@@ -69,11 +70,20 @@ def up(project: Project, topology: Topology, console: Console) -> list[str]:
     Raises:
         PreflightError: something stands in the way; nothing was started.
         DockerError: a container did not become healthy; the message says which, and what it logged last.
+        AccountError: the list of people, Keycloak or the edge refused or gave no answer.
         flowerbed_ca.errors.CaError: the authority refuses, for example because a certificate's subject changed.
+        FlowerbedError: another command has been changing this federation for too long.
     """
     preflight.check(project, topology, project_id(project))
     # ---- from here on, things are made and started ----
     progress = Progress(console)
+    with lock.changing(project, "flowerbed up"):
+        make(project, topology, progress)
+    return progress.changes
+
+
+def make(project: Project, topology: Topology, progress: Progress) -> None:
+    """Do all of that, checked and alone."""
     identity = secrets.ensure_project_id(project)
     keys = secrets.ensure_supernode_keys(project, topology)
     for line in certificates.ensure(project, topology, keys):
@@ -89,7 +99,6 @@ def up(project: Project, topology: Topology, console: Console) -> list[str]:
         progress.changed(f"rendered {name}")
     ensure_firewall(project, topology, progress)
     ensure_containers(project, topology, progress)
-    return progress.changes
 
 
 def project_id(project: Project) -> str | None:
@@ -223,7 +232,7 @@ def ensure_logins(project: Project, topology: Topology) -> Logins:
     """Bring the list of people and Keycloak's realm in line with federation.yaml."""
     from . import realm  # its libraries take most of a second to import
 
-    changes, listed = roster.ensure_roster(topology)
+    changes = roster.ensure_roster(project, topology)
     wait_healthy(topology, [f"{topology.name}-keycloak"])
     if certificates.operator_revoked(project):
         return Logins(
@@ -231,7 +240,8 @@ def ensure_logins(project: Project, topology: Topology) -> Logins:
             "Keycloak's realm was not compared with federation.yaml, because the operator's certificate was revoked: "
             "flowerbed ca issue operator and make up do that.",
         )
-    return Logins(changes + realm.reconcile(project, topology, listed=listed))
+    # Asks for the list of people itself: what was listed before the wait, which is minutes at worst, may be old.
+    return Logins(changes + realm.reconcile(project, topology))
 
 
 def unregistered(project: Project, topology: Topology) -> list[str]:

@@ -18,15 +18,13 @@ from rich.text import Text
 from flowerbed_topology import ROLES, Topology
 from flowerbed_topology.accounts import RESERVED
 
-from . import passwords, people, realm
+from . import lock, passwords, people, realm, roster
 from .errors import AccountError
 from .project import Project
 
 NAME = re.compile(r"[a-z][a-z0-9._-]{1,61}[a-z0-9]")
 # Narrower than RFC 5321: what Keycloak refuses must not reach the list of people.
 EMAIL = re.compile(r"[\w%+-]+(?:\.[\w%+-]+)*@(?:[^\W_](?:[\w-]*[^\W_])?\.)+[a-zA-Z]{2,}", re.ASCII)
-# What the list of people takes (docs/contracts.md).
-KEPT = ("name", "kind", "email", "first_name", "last_name", "organisation", "roles", "federations", "enabled")
 
 
 @dataclass(frozen=True)
@@ -95,13 +93,14 @@ def add(project: Project, topology: Topology, wanted: Person) -> list[str]:
         AccountError: a value is wrong, or Keycloak or the SuperLink cannot be asked: then it is completed when done again.
     """
     account = checked(topology, wanted)
-    known = {item["name"]: item for item in people.everybody(topology)}.get(wanted.name)
-    account["enabled"] = known is None or known["enabled"]
-    changes = []
-    if known is None or any(known.get(key) != value for key, value in account.items()):
-        people.put(topology, [account])
-        changes.append(f"{'changed' if known else 'added'} {wanted.name}")
-    return changes + realm.reconcile(project, topology)
+    with lock.changing(project, "flowerbed user add"):
+        known = {item["name"]: item for item in people.everybody(topology)}.get(wanted.name)
+        account["enabled"] = known is None or known["enabled"]
+        changes = []
+        if known is None or any(known.get(key) != value for key, value in account.items()):
+            people.put(topology, [account])
+            changes.append(f"{'changed' if known else 'added'} {wanted.name}")
+        return changes + realm.reconcile(project, topology)
 
 
 def disable(project: Project, topology: Topology, name: str) -> list[str]:
@@ -109,21 +108,24 @@ def disable(project: Project, topology: Topology, name: str) -> list[str]:
 
     The list comes first: the SuperLink reads it, so that even with Keycloak away nothing more is accepted from them.
     """
-    changes = enabling(topology, name, enabled=False)
-    changes += [f"stopped run {run} of {name}" for run in people.stop(topology, name)]
-    try:
-        realm.disable(project, topology, name)
-    except AccountError as error:
-        done = f"{name} is shut out of the SuperLink and has no runs, but not out of Keycloak; do this again later"
-        raise AccountError(f"{done}. {error}") from error
-    return changes
+    with lock.changing(project, "flowerbed user disable"):
+        changes = enabling(topology, name, enabled=False)
+        roster.claimed(project, name)
+        changes += [f"stopped run {run} of {name}" for run in people.stop(topology, name)]
+        try:
+            realm.disable(project, topology, name)
+        except AccountError as error:
+            done = f"{name} is shut out of the SuperLink and has no runs, but not out of Keycloak; do this again later"
+            raise AccountError(f"{done}. {error}") from error
+        return changes
 
 
 def enable(project: Project, topology: Topology, name: str) -> list[str]:
     """Let a person in again, with the password that they had; return what changed."""
-    changes = enabling(topology, name, enabled=True)
-    realm.enable(project, topology, name)
-    return changes
+    with lock.changing(project, "flowerbed user enable"):
+        changes = enabling(topology, name, enabled=True)
+        realm.enable(project, topology, name)
+        return changes
 
 
 def enabling(topology: Topology, name: str, *, enabled: bool) -> list[str]:
@@ -131,15 +133,16 @@ def enabling(topology: Topology, name: str, *, enabled: bool) -> list[str]:
     account = people.one(topology, name)
     if account["enabled"] is enabled:
         return []
-    people.put(topology, [{key: account.get(key) for key in KEPT} | {"enabled": enabled}])
+    people.put(topology, [{key: account.get(key) for key in people.FIELDS} | {"enabled": enabled}])
     return [f"{'enabled' if enabled else 'disabled'} {name}"]
 
 
 def reset(project: Project, topology: Topology, name: str) -> list[str]:
     """Give a person a new first password, end their sessions and unlock them; return what changed."""
-    demo = people.one(topology, name)["kind"] == "demo"
-    # Kept before it is set: what ends in between leaves a password that somebody knows.
-    realm.set_password(project, topology, name, passwords.new(project, name), temporary=not demo)
+    with lock.changing(project, "flowerbed user reset"):
+        demo = people.one(topology, name)["kind"] == "demo"
+        # Kept before it is set: what ends in between leaves a password that somebody knows.
+        realm.set_password(project, topology, name, passwords.new(project, name), temporary=not demo)
     told = f"password of {name}: {passwords.path(project, name)}"
     return [told if demo else passwords.announcement(project, name)]
 

@@ -35,7 +35,7 @@ def expired(operator: Operator) -> None:
 
 
 def revoked(operator: Operator) -> None:
-    operator.crl.write_bytes(operator.authority.crl([operator.certificate]))
+    operator.crl.write_bytes(operator.authority.crl([operator.certificate.serial_number]))
 
 
 def of_another_key(operator: Operator) -> None:

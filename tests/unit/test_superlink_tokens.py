@@ -196,6 +196,19 @@ def test_roles_and_groups_that_nobody_knows_are_left_out(asked: Asked) -> None:
     assert (claims.federations, claims.roles) == ({"main"}, {"auditor"})
 
 
+@pytest.mark.parametrize("client", ["flwr", "hub"])
+@pytest.mark.parametrize("groups", [[], ["/federations/main"], ["/organisations/A B", "/federations/main"]])
+def test_a_person_of_no_organisation_has_no_role(asked: Asked, client: str, groups: list[str]) -> None:
+    former = person("operator-gone", "operator", "auditor", client=client)
+    claims = asked.tokens.validate(asked.issuer.token(former, flowerbed_groups=groups))
+    assert (claims.aid, claims.organisation, claims.roles) == (former.aid, "", frozenset())
+
+
+def test_the_kit_has_its_role_without_an_organisation(asked: Asked) -> None:
+    kit = Person("service-account-kit", "flowerbed", ["operator"], client="kit", organisation="")
+    assert asked.tokens.validate(asked.issuer.token(kit)).roles == {"operator"}
+
+
 @given(st.text(max_size=300) | st.from_regex(r"\A[A-Za-z0-9_-]{0,60}\.[A-Za-z0-9_-]{0,60}\.[A-Za-z0-9_-]{0,60}\Z"))
 def test_garbage_is_refused_and_never_fetches_keys(garbage: str) -> None:
     asked = Asked()
