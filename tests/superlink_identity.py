@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import hmac
 import json
 import os
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -23,6 +24,7 @@ from urllib.parse import parse_qsl
 
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 REALM = "/realms/flowerbed"
@@ -148,6 +150,10 @@ class Issuer:
         self.refreshable[made] = person
         return made
 
+    def exchanges(self) -> int:
+        """Return how many refresh tokens were brought, also those that had been exchanged before."""
+        return sum(path.endswith(" refresh_token") for path in self.asked)
+
     @contextmanager
     def served(self, port: int, files: Path) -> Iterator[None]:
         """Serve on a port of this host, with `tls.crt` and `tls.key`."""
@@ -202,3 +208,45 @@ def credentials(address: str, access: str, refresh: str) -> str:
     values = {"authn-type": "oidc", "oidc-access-token": access, "oidc-refresh-token": refresh}
     lines = (f"flower.account-auth.{address}.{k}: {base64.b64encode(v.encode()).decode()}" for k, v in values.items())
     return "\n".join(lines) + "\n"
+
+
+def b64(data: bytes) -> str:
+    """Return a part of a token."""
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def _alg_none(issuer: Issuer, person: Person) -> str:
+    payload = issuer.token(person).split(".")[1]
+    header = {"alg": "none", "typ": "JWT", "kid": next(iter(issuer.keys))}
+    return f"{b64(json.dumps(header).encode())}.{payload}."
+
+
+def _hs256_with_the_public_key(issuer: Issuer, person: Person) -> str:
+    """The classic confusion: the public key, which everybody has, used as a shared secret."""
+    kid, key = next(iter(issuer.keys.items()))
+    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    header = b64(json.dumps({"alg": "HS256", "typ": "JWT", "kid": kid}).encode())
+    signed = f"{header}.{issuer.token(person).split('.')[1]}"
+    return f"{signed}.{b64(hmac.digest(public, signed.encode(), 'sha256'))}"
+
+
+def _forged_group(issuer: Issuer, person: Person) -> str:
+    head, payload, signature = issuer.token(person).split(".")
+    content = json.loads(base64.urlsafe_b64decode(payload + "=="))
+    content["flowerbed_groups"].append("/federations/secret")
+    return f"{head}.{b64(json.dumps(content).encode())}.{signature}"
+
+
+def _another_realms_key(issuer: Issuer, person: Person) -> str:
+    """A token of another realm, which claims this one and the id of its key."""
+    other = Issuer()
+    return other.token(person, kid=next(iter(other.keys)), headers={"kid": next(iter(issuer.keys))}, iss=issuer.issuer)
+
+
+# Tokens that somebody made up, by what is wrong with them.
+FORGERIES: dict[str, Callable[[Issuer, Person], str]] = {
+    "alg none": _alg_none,
+    "HS256 with the public key": _hs256_with_the_public_key,
+    "forged group": _forged_group,
+    "another realm's key": _another_realms_key,
+}

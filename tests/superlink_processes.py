@@ -155,10 +155,11 @@ class World:
         }
         return {"PATH": f"{BIN}:/usr/bin:/bin", **own}
 
-    def client(self) -> httpx.Client:
-        """Return a client that talks to the SuperLink around the edge."""
+    def client(self, local_address: str | None = None) -> httpx.Client:
+        """Return a client that talks to the SuperLink around the edge, from an address of this host."""
         trust = ssl.create_default_context(cafile=str(self.secrets / "ca.crt"))
-        return httpx.Client(base_url=f"https://localhost:{self.port}", verify=trust, trust_env=False, timeout=40)
+        transport = httpx.HTTPTransport(verify=trust, trust_env=False, local_address=local_address)
+        return httpx.Client(base_url=f"https://localhost:{self.port}", transport=transport, timeout=40)
 
     def healthy(self) -> bool:
         """Whether the SuperLink answers."""

@@ -27,6 +27,7 @@ from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest
 from flwr.proto.task_pb2 import Task
 from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
 from flwr.supercore.date import now
+from flwr.supercore.error import EntitlementError
 from flwr.supercore.fab import Fab
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 from flwr.supercore.sql_mixin import SqlMixin
@@ -39,7 +40,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from flowerbed_superlink.asking import Asking, ask_as
-from flowerbed_superlink.directory import directory
+from flowerbed_superlink.directory import directory, disabled
 from flowerbed_superlink.federations import FlowerbedFederationManager
 from flowerbed_superlink.hooks import get_ee_federation_manager, get_ee_linkstate_factory, get_ee_objectstore_factory
 from flowerbed_superlink.kit import close_all, ensure_schema, open_kit
@@ -84,7 +85,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
             _close(OPENED.pop())
         close_all()
         server.remove()
-        for cached in (settings, ran, directory):
+        for cached in (settings, ran, directory, disabled):
             cached.cache_clear()
 
 
@@ -264,6 +265,27 @@ def test_only_serverapps_become_runs(state: PostgresLinkState) -> None:
     for task_type in (TaskType.AGENT_APP, TaskType.SIMULATION, TaskType.MODEL, TaskType.CONNECTOR, TaskType.CLIENT_APP):
         with pytest.raises(ValueError, match="this federation runs ServerApps only"):
             state.create_run("a/b", "1.0.0", None, {}, MAIN, None, AID, task_type)
+
+
+def test_a_run_of_an_account_that_is_disabled_is_stopped_as_it_is_made(state: PostgresLinkState) -> None:
+    aid = "p-" + "d" * 20
+    with open_kit() as connection:
+        connection.execute(
+            "INSERT INTO people (aid, name, kind, roles, federations, enabled) VALUES (%s, 'gone', 'person', '{}', '{}', true)",
+            [aid],
+        )
+        values = ("a/b", "1.0.0", None, {}, MAIN, None)
+        first = state.create_run(*values, aid, TaskType.SERVER_APP)
+        connection.execute("UPDATE people SET enabled = false WHERE aid = %s", [aid])
+    for call in (
+        lambda: state.create_run(*values, aid, TaskType.SERVER_APP),
+        lambda: state.create_run(*values, flwr_aid=aid, primary_task_type=TaskType.SERVER_APP),
+    ):
+        with pytest.raises(EntitlementError):
+            call()
+    statuses = {run.run_id: run.status.sub_status for run in state.get_run_info(flwr_aids=[aid])}
+    assert statuses.pop(first) == ""
+    assert list(statuses.values()) == [SubStatus.STOPPED] * 2
 
 
 def test_every_run_has_a_series_of_its_own(state: PostgresLinkState) -> None:
