@@ -32,19 +32,19 @@ def changing(project: Project, command: str) -> Iterator[None]:
     """
     place = path(project)
     place.parent.mkdir(parents=True, exist_ok=True)
-    place.parent.chmod(0o700)  # else anybody on this host could hold it for ever
     descriptor = taken(place)
     try:
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{command} (process {os.getpid()})".encode(), 0)
         yield
     finally:
+        os.ftruncate(descriptor, 0)
         os.close(descriptor)
 
 
 def path(project: Project) -> Path:
-    """Return the file that is locked; it holds the name of the command that locked it last."""
-    return project.secrets / "kit" / "lock"
+    """Return the file that is locked, which holds the name of the command that locked it."""
+    return project.build / "lock"
 
 
 def taken(place: Path) -> int:
@@ -69,10 +69,11 @@ def taken(place: Path) -> int:
 
 def attempt(place: Path) -> int | None:
     """Return the descriptor that holds the lock, or None where it cannot be had now."""
+    # A file that somebody else may open they may hold for ever.
     descriptor = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Removed with the project's secrets between opening and locking: then others lock another file.
+        # Removed by `flowerbed clean` between opening and locking: then others lock another file.
         if os.path.samestat(os.fstat(descriptor), place.stat()):
             return descriptor
     except (BlockingIOError, FileNotFoundError):

@@ -26,6 +26,7 @@ USERS |= {f"{site}-clientapp": 0 for site in SITES}
 EXECUTORS = {service for service, uid in USERS.items() if uid == 0}
 SETUID_AND_SETGID = 0xC0  # capabilities(7): CAP_SETGID is bit 6, CAP_SETUID bit 7
 PUBLIC = {"tls.crt", "ca.crt", "crl.pem", "client.crt"}
+NO_SECRETS = {"project-id", "left-federation.json"}
 IMAGES = ("postgres", "nginx", "flower", "app", "tools", "keycloak")
 # Keycloak compares its clients' secrets with what its database holds; people's passwords are hashed there.
 IN_THE_DATABASE = ("client-*.secret", "keycloak-*.secret")
@@ -190,7 +191,7 @@ def secret_marks(federation: Federation) -> dict[str, str]:
     """Every secret of the federation: what gives it away, and where it lies."""
     root = federation.root
     files = [path for path in (root / "secrets").rglob("*") if path.is_file() and path.name not in PUBLIC]
-    files = [path for path in files if "deployed" not in path.parts and path.name != "project-id"]
+    files = [path for path in files if "deployed" not in path.parts and path.name not in NO_SECRETS]
     files += (root / "ca" / "pki" / "private").glob("*.key")
     assert all(marks(path) for path in files)
     found = {mark: str(path.relative_to(root)) for path in files for mark in marks(path)}
