@@ -160,13 +160,16 @@ def _claims(payload: dict[str, Any]) -> Claims:
     organisations, federations = _groups(_texts(payload, "flowerbed_groups"))
     if len(organisations) > 1:
         raise TokenError("This account is in more than one organisation: ask an operator to correct it.")
+    # Who is of no organisation of this federation any more may still log in, and has power over nothing.
+    powerless = client in _PEOPLES_CLIENTS and not organisations
+    roles = frozenset(_texts(payload, "flowerbed_roles")) & frozenset(() if powerless else ROLES)
     return Claims(
         aid=aid,
         # Keycloak calls the accounts of machines service-account-<client>.
         name=(_text(payload, "preferred_username") if client in _PEOPLES_CLIENTS else "") or aid,
         organisation=next(iter(organisations), ""),
         federations=frozenset(federations),
-        roles=frozenset(_texts(payload, "flowerbed_roles")) & frozenset(ROLES),
+        roles=roles,
         expires=float(payload["exp"]),
         client=client,
     )
