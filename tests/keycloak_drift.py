@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from keycloak import KeycloakAdmin
 
+from flowerbed_keycloak.fresh import KEY_PROVIDER
 from flowerbed_keycloak.read import DEFAULT_ROLES, groups
 
 RESEARCHER, CUSTODIAN, AUDITOR = "researcher-north", "custodian-south", "auditor-north"
@@ -85,6 +92,118 @@ def pipeline_account(admin: KeycloakAdmin) -> None:
     admin.assign_realm_roles(user["id"], [admin.get_realm_role("operator")])
 
 
+def in_master(admin: KeycloakAdmin, drift: Drift) -> None:
+    admin.change_current_realm("master")
+    try:
+        drift(admin)
+    finally:
+        admin.change_current_realm("flowerbed")
+
+
+def imported_key(admin: KeycloakAdmin, name: str = "mine", provider: str = "rsa") -> RSAPrivateKey:
+    """Give a realm a signing key whose private half somebody keeps; Keycloak takes one as `generated` too."""
+    key = generate_private_key(65537, 2048)
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    config = {"priority": ["1000"], "algorithm": ["RS256"], "privateKey": [private]}
+    if provider != "rsa":
+        config |= {"certificate": [certificate(key)], "keySize": ["2048"]}
+    admin.create_component({"name": name, "providerId": provider, "providerType": KEY_PROVIDER, "config": config})
+    return key
+
+
+def certificate(key: RSAPrivateKey) -> str:
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "flowerbed")])
+    now = datetime.now(UTC)
+    made = x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + timedelta(days=365))
+    return made.sign(key, SHA256()).public_bytes(Encoding.PEM).decode()
+
+
+def user_federation(admin: KeycloakAdmin) -> None:
+    config = {
+        "connectionUrl": ["ldap://127.0.0.1:1"],
+        "usersDn": ["ou=people"],
+        "usernameLDAPAttribute": ["uid"],
+        "rdnLDAPAttribute": ["uid"],
+        "uuidLDAPAttribute": ["entryUUID"],
+        "userObjectClasses": ["person"],
+        "editMode": ["READ_ONLY"],
+        "vendor": ["other"],
+        "authType": ["none"],
+        "enabled": ["true"],
+    }
+    kind = "org.keycloak.storage.UserStorageProvider"
+    admin.create_component({"name": "theirs", "providerId": "ldap", "providerType": kind, "config": config})
+
+
+def identity_provider(admin: KeycloakAdmin) -> None:
+    config = {
+        "clientId": "x",
+        "clientSecret": "x",
+        "tokenUrl": "https://x.invalid/t",
+        "authorizationUrl": "https://x.invalid/a",
+    }
+    admin.create_idp({"alias": "theirs", "providerId": "oidc", "enabled": True, "config": config})
+
+
+def execution(admin: KeycloakAdmin, provider: str, requirement: str) -> None:
+    found = next(e for e in admin.get_authentication_flow_executions("browser") if e.get("providerId") == provider)
+    admin.update_authentication_flow_executions(found | {"requirement": requirement}, "browser")
+
+
+def action(admin: KeycloakAdmin, alias: str, **changes: Any) -> None:
+    found = admin.get_required_action_by_alias(alias)
+    assert found
+    admin.update_required_action(alias, found | changes)
+
+
+def remove_key(admin: KeycloakAdmin, name: str) -> None:
+    admin.delete_component(next(item["id"] for item in admin.get_components() if item.get("name") == name))
+
+
+def other_flow(admin: KeycloakAdmin) -> None:
+    admin.copy_authentication_flow({"newName": "theirs"}, "browser")
+    admin.update_realm("flowerbed", admin.get_realm("flowerbed") | {"browserFlow": "theirs"})
+
+
+def unframed(admin: KeycloakAdmin) -> None:
+    headers = admin.get_realm("flowerbed")["browserSecurityHeaders"] | {"xFrameOptions": ""}
+    admin.update_realm("flowerbed", admin.get_realm("flowerbed") | {"browserSecurityHeaders": headers})
+
+
+WAYS_IN: dict[str, tuple[Drift, str]] = {
+    "key": (imported_key, "component flowerbed/mine (rsa, "),
+    "key of master": (lambda a: in_master(a, imported_key), "component master/mine (rsa, "),
+    "key twice": (
+        lambda a: imported_key(a, "rsa-generated", "rsa-generated"),
+        "component flowerbed/rsa-generated (rsa-generated, ",
+    ),
+    "key gone": (lambda a: remove_key(a, "aes-generated"), "component flowerbed/aes-generated: missing"),
+    "user federation": (user_federation, "component flowerbed/theirs (ldap, "),
+    "identity provider": (identity_provider, "identity provider flowerbed/theirs: extra"),
+    "password": (
+        lambda a: execution(a, "auth-username-password-form", "DISABLED"),
+        "flow flowerbed/browser: executions.forms/auth-username-password-form is DISABLED, wanted REQUIRED",
+    ),
+    "one-time password": (
+        lambda a: in_master(a, lambda m: execution(m, "auth-otp-form", "DISABLED")),
+        "flow master/browser: executions.forms/Browser - Conditional 2FA/auth-otp-form is DISABLED, wanted ALTERNATIVE",
+    ),
+    "flow": (other_flow, "realm flowerbed: browserFlow is theirs, wanted browser"),
+    "action": (
+        lambda a: action(a, "delete_account", enabled=True, defaultAction=True),
+        "required actions flowerbed: actions.delete_account is by default, wanted off",
+    ),
+    "action gone": (
+        lambda a: a.connection.raw_delete("admin/realms/flowerbed/authentication/required-actions/CONFIGURE_TOTP"),
+        "required actions flowerbed: actions.CONFIGURE_TOTP is empty, wanted on",
+    ),
+    "headers": (unframed, "realm flowerbed: browserSecurityHeaders.xFrameOptions is empty, wanted SAMEORIGIN"),
+    "events": (
+        lambda a: a.update_realm("flowerbed", a.get_realm("flowerbed") | {"enabledEventTypes": ["LOGIN_ERROR"]}),
+        "realm flowerbed: enabledEventTypes is LOGIN_ERROR, wanted CLIENT_LOGIN, ",
+    ),
+}
+
 DRIFTS: dict[str, tuple[Drift, str]] = {
     "realm": (
         lambda a: a.update_realm("flowerbed", a.get_realm("flowerbed") | {"accessTokenLifespan": 3600}),
@@ -152,5 +271,6 @@ DRIFTS: dict[str, tuple[Drift, str]] = {
         f"person {AUDITOR}: clientRoles is realm-management/manage-users, wanted empty",
     ),
     "person gone": (lambda a: a.delete_user(person(a, "operator-south")), "person operator-south: missing"),
+    **WAYS_IN,
     "stranger with an id": (stranger, "person stranger: attributes.flowerbed_aid is flowerbed, wanted empty"),
 }

@@ -11,7 +11,7 @@ from typing import Any
 
 from keycloak import KeycloakAdmin
 
-from . import read
+from . import doors, read
 from .realm import DEFAULT_ROLES
 from .state import Fields, Kind, Value, canonical
 
@@ -70,6 +70,12 @@ def remove(target: Target, kind: Kind, name: str) -> None:
         # With its parent it went already.
         target.admin.delete_group(target.groups()[name]["id"])
         target.changed("groups")
+    elif kind == "component":
+        doors.remove_component(target.admin, name)
+        # With user federation go its people.
+        target.changed("people")
+    elif kind == "identity provider":
+        doors.remove_identity_provider(target.admin, name)
 
 
 def _realm(target: Target, name: str, wanted: Fields, missing: bool) -> None:
@@ -274,6 +280,9 @@ def mapping(value: Value) -> dict[str, Value]:
 
 _MAKE: Mapping[Kind, Callable[[Target, str, Fields, bool], None]] = {
     "realm": _realm,
+    "component": lambda target, name, wanted, _: doors.make_component(target.admin, name, wanted),
+    "flow": lambda target, name, *_: doors.mend_flow(target.admin, name),
+    "required actions": lambda target, name, *_: doors.mend_actions(target.admin, name),
     "profile": _profile,
     "role": _role,
     "group": _group,

@@ -12,6 +12,7 @@ from typing import Any
 from keycloak import KeycloakAdmin
 
 from .clients import AID, BUILT_IN, CLOSED
+from .doors import doors
 from .realm import DEFAULT_ROLES, MASTER, REALM
 from .state import Fields, Kind, State, Value
 
@@ -23,10 +24,11 @@ _ACCOUNT = ("enabled", "email", "firstName", "lastName", "attributes")
 
 def current_state(admin: KeycloakAdmin) -> State:
     """Return what both realms hold; no more than realm master where realm flowerbed does not exist yet."""
-    state: dict[tuple[Kind, str], Fields] = {("realm", MASTER): realm(admin, MASTER)}
+    state: dict[tuple[Kind, str], Fields] = {("realm", MASTER): realm(admin, MASTER), **doors(admin, MASTER)}
     if REALM not in {item["realm"] for item in admin.get_realms()}:
         return state
     state["realm", REALM] = realm(admin, REALM)
+    state.update(doors(admin, REALM))
     state["profile", REALM] = profile(admin)
     found = admin.get_clients()
     state.update({("role", name): fields for name, fields in roles(admin, found).items()})

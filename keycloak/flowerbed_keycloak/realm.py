@@ -10,14 +10,21 @@ from typing import Any
 
 from flowerbed_topology import ROLES, Topology
 
-from . import clients
+from . import clients, fresh
 from .clients import AID, Entry, memberships
 from .state import Fields, State, Value
 
 REALM = "flowerbed"
 MASTER = "master"
 DEFAULT_ROLES = f"default-roles-{REALM}"
+ORGANISATIONS = "/organisations"
 EVENTS_KEPT_S = 90 * 24 * 3600
+# What somebody did who had logged in. What anybody can make by the thousand without a login, errors above all, is in the log,
+# whose size is limited, and not in the database.
+EVENTS_KEPT = (
+    *("LOGIN", "LOGOUT", "CLIENT_LOGIN", "UPDATE_CREDENTIAL", "REMOVE_CREDENTIAL", "UPDATE_PASSWORD"),
+    *("UPDATE_TOTP", "REMOVE_TOTP", "UPDATE_PROFILE", "UPDATE_EMAIL"),
+)
 _DESCRIPTIONS = {
     "operator": "Registers and removes SuperNodes, and sees every run.",
     "custodian": "Sees what runs on their organisation's node.",
@@ -41,6 +48,8 @@ def desired_state(topology: Topology, people: Sequence[Mapping[str, Any]], secre
 def _entries(topology: Topology, people: Sequence[Mapping[str, Any]], secrets: Mapping[str, str]) -> Iterator[Entry]:
     yield ("realm", MASTER), _master(topology)
     yield ("realm", REALM), _realm(topology)
+    for realm in (MASTER, REALM):
+        yield from fresh.entries(realm)
     yield ("profile", REALM), profile()
     for role in ROLES:
         yield ("role", role), {"description": _DESCRIPTIONS[role], "composite": False}
@@ -57,17 +66,21 @@ def _entries(topology: Topology, people: Sequence[Mapping[str, Any]], secrets: M
 def groups(topology: Topology) -> tuple[str, ...]:
     """Return the paths of all groups, parents first."""
     return (
-        "/organisations",
+        ORGANISATIONS,
         "/federations",
-        *(f"/organisations/{item.name}" for item in topology.organisations),
+        *(f"{ORGANISATIONS}/{item.name}" for item in topology.organisations),
         *(f"/federations/{item.name}" for item in topology.federations),
     )
 
 
 def _person(topology: Topology, person: Mapping[str, Any]) -> Fields:
-    """Return a person; what they were member of and the topology no longer has, they are member of no more."""
-    wanted = memberships(person["organisation"], tuple(person["federations"] or ()))
+    """Return a person; what they were member of and the topology no longer has, they are member of no more.
+
+    Whose organisation it does not have keeps no group and no role: operators and auditors have power beyond their organisation.
+    """
     known = set(groups(topology))
+    belongs = f"{ORGANISATIONS}/{person['organisation']}" in known
+    wanted = memberships(person["organisation"], tuple(person["federations"] or ())) if belongs else ()
     return {
         "enabled": bool(person["enabled"]),
         "email": person["email"] or "",
@@ -75,13 +88,13 @@ def _person(topology: Topology, person: Mapping[str, Any]) -> Fields:
         "lastName": person["last_name"] or "",
         "attributes": {AID: [str(person["aid"])]},
         "groups": [path for path in wanted if path in known],
-        "roles": [role for role in person["roles"] or () if role in ROLES],
+        "roles": [role for role in person["roles"] or () if role in ROLES and belongs],
         "clientRoles": [],
     }
 
 
 def _guarded() -> dict[str, Value]:
-    """Return what both realms have: TLS, locks after wrong passwords, events that are kept."""
+    """Return what both realms have: TLS, locks after wrong passwords, events that are kept, Keycloak's own login flows."""
     return {
         "enabled": True,
         "sslRequired": "all",
@@ -95,6 +108,7 @@ def _guarded() -> dict[str, Value]:
         "maxDeltaTimeSeconds": 43200,
         "eventsEnabled": True,
         "eventsExpiration": EVENTS_KEPT_S,
+        "enabledEventTypes": list(EVENTS_KEPT),
         "eventsListeners": ["jboss-logging"],
         "adminEventsEnabled": True,
         "adminEventsDetailsEnabled": True,
@@ -105,6 +119,8 @@ def _guarded() -> dict[str, Value]:
         "editUsernameAllowed": False,
         "passwordPolicy": "length(12) and maxLength(128) and notUsername(undefined) and notEmail(undefined) "
         "and passwordHistory(3)",
+        "browserSecurityHeaders": dict(fresh.BROWSER_HEADERS),
+        **fresh.BINDINGS,
     }
 
 
@@ -135,9 +151,6 @@ def _realm(topology: Topology) -> Fields:
         "loginWithEmailAllowed": False,
         "duplicateEmailsAllowed": True,
         "userManagedAccessAllowed": False,
-        "browserFlow": "browser",
-        "directGrantFlow": "direct grant",
-        "clientAuthenticationFlow": "clients",
     }
 
 

@@ -15,8 +15,8 @@ from . import apply, bootstrap, read
 from .apply import Password
 from .connection import BOOTSTRAP_CLIENT, KIT_CLIENT, Access, writes
 from .errors import KeycloakRefusedError, sentences
-from .realm import REALM
-from .state import Difference, State, differences
+from .realm import ORGANISATIONS, REALM
+from .state import Difference, Fields, State, differences
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,11 @@ def reconcile(
             bootstrap.remove(admin, master.leftovers)
         found = read.current_state(admin)
         wanted = {**wanted, **_strangers(wanted, found)}
+        left = shut_out(wanted, found)
+        wanted = {**wanted, **left}
         due = differences(wanted, found)
         lines += map(str, due)
-        notes = tuple(_notes(wanted, found, master))
+        notes = (*_notes(wanted, found, master), *people_notes(wanted, left))
         if not dry_run:
             _apply(admin, wanted, due, password_for)
             sent += writes(admin)
@@ -96,6 +98,32 @@ def _strangers(wanted: State, found: State) -> State:
         for key, fields in found.items()
         if key[0] == "person" and key not in wanted and read.aid(fields)
     }
+
+
+def shut_out(wanted: State, found: State) -> State:
+    """Return what is wanted of people whom somebody has disabled in Keycloak: to stay so, as it may be an emergency."""
+    return {
+        (kind, name): {**fields, "enabled": False}
+        for (kind, name), fields in wanted.items()
+        if kind == "person" and fields.get("enabled") and found.get((kind, name), {}).get("enabled") is False
+    }
+
+
+def people_notes(wanted: State, left: State) -> Iterator[str]:
+    """Yield a sentence on those whom somebody disabled, and on those whose organisation left."""
+    if left:
+        names = ", ".join(sorted(name for _, name in left))
+        yield f"Disabled in Keycloak alone, and left so: {names}. flowerbed user enable lets them in again."
+    former = sorted(name for (kind, name), fields in wanted.items() if kind == "person" and _former(fields))
+    if former:
+        yield f"Of no organisation in federation.yaml, and so without roles and groups: {', '.join(former)}."
+
+
+def _former(fields: Fields) -> bool:
+    """Return whether somebody in the list is of no organisation that there is."""
+    return "enabled" in fields and not any(
+        path.startswith(f"{ORGANISATIONS}/") for path in apply.texts(fields["groups"])
+    )
 
 
 def _notes(wanted: State, found: State, master: bootstrap.Master) -> Iterator[str]:

@@ -9,11 +9,23 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-Kind = Literal["realm", "profile", "role", "group", "client", "service account", "person"]
+Kind = Literal[
+    "realm",
+    "component",
+    "identity provider",
+    "flow",
+    "required actions",
+    "profile",
+    "role",
+    "group",
+    "client",
+    "service account",
+    "person",
+]
 # In the order in which they can be made: each refers to earlier ones only.
 KINDS: tuple[Kind, ...] = get_args(Kind)
 # Of these, what is not wanted is removed. People are never deleted.
-EXACT: tuple[Kind, ...] = ("role", "group", "client")
+EXACT: tuple[Kind, ...] = ("component", "identity provider", "role", "group", "client")
 
 Value = str | int | bool | None | list["Value"] | dict[str, "Value"]
 Fields = Mapping[str, Value]

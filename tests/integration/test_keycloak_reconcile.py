@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx
+import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from keycloak import KeycloakAdmin
 
 from flowerbed_keycloak import KeycloakDownError, KeycloakRefusedError, Report, disable, enable, set_password
@@ -17,7 +19,7 @@ from flowerbed_keycloak.connection import BOOTSTRAP_CLIENT, Connection
 from flowerbed_keycloak.read import current_state
 from flowerbed_keycloak.state import differences
 from images_support import docker
-from keycloak_drift import AUDITOR, CUSTODIAN, DRIFTS, RESEARCHER, person
+from keycloak_drift import AUDITOR, CUSTODIAN, DRIFTS, RESEARCHER, imported_key, person
 from keycloak_people import TOKENS, NotLoggedInError, account_token, device_login
 from keycloak_support import SECRETS, Keycloak, account, claims, password
 
@@ -220,6 +222,67 @@ def test_people_who_are_not_listed_stay_and_are_named(drifted: dict[str, Report]
     admin.delete_user(person(admin, "stranger"))
 
 
+@pytest.mark.parametrize("provider", ["rsa", "rsa-generated"])
+def test_tokens_of_an_imported_key_are_refused_after_one_run(
+    keycloak: Keycloak, admin: KeycloakAdmin, provider: str
+) -> None:
+    key = imported_key(admin, "mine", provider)
+    forged = forge(keycloak, key)
+    assert decoded(keycloak, forged)["flowerbed_aid"] == "flowerbed"
+    assert keycloak.reconcile().lines[0].startswith(f"component flowerbed/mine ({provider}, ")
+    with pytest.raises(jwt.PyJWKClientError):
+        decoded(keycloak, forged)
+    assert decoded(keycloak, keycloak.token("kit").json()["access_token"])["flowerbed_aid"] == "flowerbed"
+    assert keycloak.reconcile() == Report((), (), 0)
+
+
+def forge(keycloak: Keycloak, key: RSAPrivateKey) -> str:
+    """Sign what Keycloak gave the kit once more, with another key that its realm names."""
+    public = key.public_key().public_numbers().n
+    found = next(item for item in jwks(keycloak) if jwt.PyJWK(item).key.public_numbers().n == public)
+    payload = claims(keycloak.token("kit").json()["access_token"])
+    return jwt.encode(payload, key, "RS256", {"kid": found["kid"]})
+
+
+def jwks(keycloak: Keycloak) -> list[dict[str, Any]]:
+    with keycloak.http() as http:
+        found = http.get("/realms/flowerbed/protocol/openid-connect/certs").json()["keys"]
+    return [item for item in found if item["use"] == "sig"]
+
+
+def decoded(keycloak: Keycloak, token: str) -> dict[str, Any]:
+    """A token's claims, by the realm's keys of now."""
+    kid = jwt.get_unverified_header(token)["kid"]
+    for item in jwks(keycloak):
+        if item["kid"] == kid:
+            return jwt.decode(token, jwt.PyJWK(item), ["RS256"], audience="flowerbed-superlink")
+    raise jwt.PyJWKClientError(f"no key {kid}")
+
+
+def test_who_was_disabled_by_hand_stays_so_until_enabled(keycloak: Keycloak, admin: KeycloakAdmin) -> None:
+    identity = person(admin, CUSTODIAN)
+    admin.update_user(identity, admin.get_user(identity) | {"enabled": False})
+    report = keycloak.reconcile()
+    assert (report.lines, report.writes) == ((), 0)
+    assert report.notes == (
+        f"Disabled in Keycloak alone, and left so: {CUSTODIAN}. flowerbed user enable lets them in again.",
+    )
+    assert admin.get_user(identity)["enabled"] is False
+    enable(keycloak.access, CUSTODIAN)
+    assert keycloak.reconcile() == Report((), (), 0)
+
+
+def test_errors_that_anybody_can_make_are_not_kept(keycloak: Keycloak, admin: KeycloakAdmin) -> None:
+    before = len(admin.get_events({"max": 1000}))
+    for _ in range(3):
+        assert keycloak.token("nobody").status_code == 401
+        assert keycloak.token("flwr", grant_type="refresh_token", refresh_token="x").status_code == 400
+    assert len(admin.get_events({"max": 1000})) == before
+    assert keycloak.token("kit").status_code == 200
+    kept = admin.get_events({"max": 1000})
+    assert (len(kept), kept[0]["type"]) == (before + 1, "CLIENT_LOGIN")
+
+
 # --- people
 
 
@@ -233,7 +296,8 @@ def test_somebody_disabled_in_the_list_is_shut_out(keycloak: Keycloak, admin: Ke
         assert refresh(http, token).status_code == 400
     with keycloak.http() as http, pytest.raises(NotLoggedInError, match="disabled"):
         device_login(http, CUSTODIAN, password(CUSTODIAN))
-    assert keycloak.reconcile().writes
+    enable(keycloak.access, CUSTODIAN)
+    assert keycloak.reconcile() == Report((), (), 0)
     with keycloak.http() as http:
         assert device_login(http, CUSTODIAN, password(CUSTODIAN))
 

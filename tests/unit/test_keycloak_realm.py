@@ -12,6 +12,9 @@ from hypothesis import strategies as st
 
 from flowerbed_keycloak import IdentityError, State, desired_state
 from flowerbed_keycloak.clients import CLOSED
+from flowerbed_keycloak.doors import actions, named, placed, requirements
+from flowerbed_keycloak.fresh import BINDINGS, KEY_PROVIDER, KEYS
+from flowerbed_keycloak.reconcile import people_notes, shut_out
 from flowerbed_keycloak.state import EXACT, KINDS, Difference, Kind, canonical, differences
 from flowerbed_topology import ROLES
 from keycloak_support import SECRETS, account, people, topology
@@ -61,6 +64,8 @@ def test_both_realms_guard_logins() -> None:
         assert realm["eventsEnabled"]
         assert realm["adminEventsEnabled"]
         assert realm["eventsExpiration"] == 90 * 86400
+        # Anybody can make errors.
+        assert not [name for name in realm["enabledEventTypes"] if name.endswith("_ERROR") or "DEVICE" in name]
         assert "length(12)" in realm["passwordPolicy"]
         assert not realm["registrationAllowed"]
     assert fields("realm", "master")["attributes.frontendUrl"] == TOPOLOGY.url("admin")
@@ -125,9 +130,131 @@ def test_a_pipeline_acts_where_the_topology_says() -> None:
 
 
 def test_people_lose_what_the_topology_lost() -> None:
-    person = account("mover", "person", "p-1", "gone", ["researcher", "wizard"], ["main", "gone"])
+    person = account("mover", "person", "p-1", "south", ["researcher", "wizard"], ["main", "gone"])
     made = fields("person", "mover", desired_state(TOPOLOGY, [person], SECRETS))
-    assert (made["groups"], made["roles"]) == (["/federations/main"], ["researcher"])
+    assert (made["groups"], made["roles"]) == (["/organisations/south", "/federations/main"], ["researcher"])
+
+
+@pytest.mark.parametrize("organisation", ["gone", None])
+def test_people_of_an_organisation_that_left_have_no_power_and_are_named(organisation: str | None) -> None:
+    person = account("former", "person", "p-1", organisation, ["operator", "auditor"], ["main"])
+    state = desired_state(TOPOLOGY, [*PEOPLE, person], SECRETS)
+    made = fields("person", "former", state)
+    assert (made["groups"], made["roles"], made["enabled"]) == ([], [], True)
+    assert list(people_notes(state, {})) == [
+        "Of no organisation in federation.yaml, and so without roles and groups: former."
+    ]
+
+
+def test_who_was_disabled_in_keycloak_stays_so_and_is_named() -> None:
+    found = mutable()
+    for name in ("operator-north", "auditor-south"):
+        found["person", name]["enabled"] = False
+    found["person", "auditor-south"]["lastName"] = "changed"
+    kept = shut_out(WANTED, found)
+    assert [str(item) for item in differences({**WANTED, **kept}, found)] == [
+        "person auditor-south: lastName is changed, wanted south"
+    ]
+    assert list(people_notes(WANTED, kept)) == [
+        "Disabled in Keycloak alone, and left so: auditor-south, operator-north. flowerbed user enable lets them in again."
+    ]
+
+
+def test_who_is_disabled_in_the_list_is_shut_out_and_nobody_else_is_named() -> None:
+    listed = [item | {"enabled": item["name"] != "operator-north"} for item in PEOPLE]
+    wanted = desired_state(TOPOLOGY, listed, SECRETS)
+    assert shut_out(wanted, WANTED) == {}
+    assert [str(item) for item in differences(wanted, WANTED)] == [
+        "person operator-north: enabled is True, wanted False"
+    ]
+    assert list(people_notes(wanted, {})) == []
+
+
+# --- ways in
+
+
+def component(name: str, **changes: Any) -> dict[str, Any]:
+    return {"id": "1", "name": name, "providerType": KEY_PROVIDER, **KEYS.get(name, {}), **changes}
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        component("mine", providerId="rsa"),
+        component("mine", providerId="rsa-generated", config={"priority": ["100"]}),
+        component("rsa-generated", providerId="rsa", config={"priority": ["100"]}),
+        component("rsa-generated", config={"priority": ["200"]}),
+        {"id": "1", "providerType": "org.keycloak.storage.UserStorageProvider", "providerId": "ldap"},
+    ],
+)
+def test_a_component_that_is_not_keycloaks_own_is_known_by_its_id(foreign: dict[str, Any]) -> None:
+    (name,) = named([foreign])
+    assert name == f"{foreign.get('name')} ({foreign['providerId']}, 1)"
+
+
+def test_of_two_keys_that_look_the_same_neither_is_trusted() -> None:
+    found = [component(name) for name in KEYS]
+    assert set(named(found)) == set(KEYS)
+    twice = named([*found, component("rsa-generated", id="2")])
+    assert set(KEYS) - set(twice) == {"rsa-generated"}
+    assert len(twice) == len(KEYS) + 1
+
+
+def test_what_is_below_a_foreign_component_goes_with_it() -> None:
+    above = {
+        "id": "7",
+        "name": "theirs",
+        "providerType": "org.keycloak.storage.UserStorageProvider",
+        "providerId": "ldap",
+    }
+    below = component("x", id="8", parentId="7", providerId="user-attribute-ldap-mapper")
+    beside = component("y", id="9", parentId="realm", providerId="rsa")
+    assert set(named([below, above, beside])) == {"theirs (ldap, 7)", "y (rsa, 9)"}
+
+
+def execution(level: int, name: str, requirement: str = "REQUIRED", *, flow: bool = False) -> dict[str, Any]:
+    own = {"authenticationFlow": True} if flow else {"providerId": name}
+    return {"level": level, "displayName": name, "requirement": requirement, **own}
+
+
+def test_executions_are_known_by_their_place_and_added_ones_by_what_they_do() -> None:
+    found = placed(
+        [
+            execution(0, "auth-cookie", "DISABLED"),
+            execution(0, "forms", flow=True),
+            execution(1, "inner", flow=True),
+            execution(2, "x", "ALTERNATIVE"),
+            execution(1, "auth-username-password-form"),
+            execution(1, "auth-username-password-form"),
+            execution(0, "y", "DISABLED"),
+        ]
+    )
+    assert requirements("browser", found) == {
+        "auth-cookie": "DISABLED",
+        "forms": "REQUIRED",
+        "forms/inner": "REQUIRED",
+        "forms/inner/x": "ALTERNATIVE",
+        "forms/auth-username-password-form": "REQUIRED",
+        "forms/auth-username-password-form#": "REQUIRED",
+    }
+
+
+def test_added_actions_count_where_they_are_on() -> None:
+    found = [
+        {"alias": "UPDATE_PASSWORD", "enabled": False, "defaultAction": True},
+        {"alias": "x", "enabled": False, "defaultAction": False},
+        {"alias": "y", "enabled": True, "defaultAction": False},
+        {"alias": "z", "enabled": True, "defaultAction": True},
+    ]
+    assert actions(found) == {"UPDATE_PASSWORD": "off", "y": "on", "z": "by default"}
+
+
+def test_both_realms_have_keycloaks_own_ways_in_and_no_others() -> None:
+    assert names("component") == {f"{realm}/{name}" for realm in ("master", "flowerbed") for name in KEYS}
+    assert names("identity provider") == set()
+    for realm in ("master", "flowerbed"):
+        assert fields("realm", realm).items() >= BINDINGS.items()
+        assert fields("flow", f"{realm}/browser")["executions"]["forms/auth-username-password-form"] == "REQUIRED"
 
 
 @pytest.mark.parametrize("missing", SECRETS)
