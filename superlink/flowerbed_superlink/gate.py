@@ -52,12 +52,13 @@ LOGIN_BODY = MIB // 32  # of people whom nobody knows yet
 # How many may be served at once. A followed log holds a handler's thread (extensions.THREADS) until its run ends.
 START_RUN, STREAM_LOGS = CONTROL + "start-run", CONTROL + "stream-logs"
 LOGINS = {CONTROL + name: LOGIN_BODY for name in ("get-login-details", "get-auth-tokens", "refresh-auth-tokens")}
-AT_ONCE = {STREAM_LOGS: 60, ARTIFACTS: 8}
+# A login waits for the identity provider: one that hangs must not hold the threads that SuperNodes need.
+AT_ONCE = {STREAM_LOGS: 60, ARTIFACTS: 8} | dict.fromkeys(LOGINS, 30)
 
 _CROWDED = {
     STREAM_LOGS: "Too many logs are followed at the moment, try again or use `flwr log RUN --show`.",
     ARTIFACTS: "Too many results are downloaded at the moment, try again: the link stays valid.",
-}
+} | dict.fromkeys(LOGINS, "Too many people log in at the moment, try again.")
 _NO_ROUTE = "This federation does not offer that route."
 _TOKEN_PATH = re.compile(r"/artifacts/[A-Za-z0-9_-]{43}", re.ASCII)
 _KEPT_5XX = frozenset({HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT})

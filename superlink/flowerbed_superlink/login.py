@@ -30,6 +30,7 @@ from flowerbed_superlink.tokens import MAX_TOKEN, Claims, Tokens, provider, toke
 from flowerbed_superlink.trail import UNRECORDED, Trail, TrailUnavailable, trail
 
 REPEAT_S = 60.0  # repeats of a refresh get the same pair for so long
+FAILED_S = 5.0  # and the same failure: who waits must not ask again, one after the other, while nobody answers
 MAX_CODE = 4096  # characters of a device code
 
 _WAITING = frozenset({"authorization_pending", "slow_down"})
@@ -49,6 +50,7 @@ class _Refresh:
     lock: Lock = field(default_factory=Lock)
     users: int = 0
     pair: tuple[str, str] | None = None
+    failure: ProviderError | ProviderRefusalError | None = None
     at: float = 0.0
     recorded: bool = False
 
@@ -147,12 +149,23 @@ class OidcLogin(ControlAuthnPlugin):
 
     def _exchange(self, old: str) -> tuple[str, str]:
         with self._refresh_of(old) as refresh, refresh.lock:
-            if refresh.pair is None:
-                refresh.pair, refresh.at = _pair(self._provider.refreshed(old)), self._clock()
+            pair = refresh.pair or self._renewed(refresh, old)
             if not refresh.recorded:
-                self._record("refresh", "done", self._tokens.validate(refresh.pair[0]))
+                self._record("refresh", "done", self._tokens.validate(pair[0]))
                 refresh.recorded = True
-            return refresh.pair
+            return pair
+
+    def _renewed(self, refresh: _Refresh, old: str) -> tuple[str, str]:
+        if refresh.failure is not None and self._clock() - refresh.at < FAILED_S:
+            raise refresh.failure
+        try:
+            refresh.pair = pair = _pair(self._provider.refreshed(old))
+        except (ProviderError, ProviderRefusalError) as error:
+            refresh.failure = error
+            raise
+        finally:
+            refresh.at = self._clock()
+        return pair
 
     @contextmanager
     def _refresh_of(self, old: str) -> Iterator[_Refresh]:
@@ -169,7 +182,8 @@ class OidcLogin(ControlAuthnPlugin):
 
     def _forget(self) -> None:
         now = self._clock()
-        done = [k for k, r in self._refreshes.items() if not r.users and (r.pair is None or now - r.at >= REPEAT_S)]
+        kept = {True: REPEAT_S, False: FAILED_S}
+        done = [k for k, r in self._refreshes.items() if not r.users and now - r.at >= kept[r.pair is not None]]
         for key in done:
             del self._refreshes[key]
 

@@ -215,8 +215,23 @@ def test_a_pair_that_could_not_be_recorded_is_not_lost(world: Login) -> None:
 def test_what_is_no_refresh_token_of_ours_gives_nothing_and_is_forgotten(world: Login, token: str) -> None:
     assert world.refresh(token) is None
     assert world.refreshes() == (token == "a.b.c")
+    world.now += 5
     world.refresh("d.e.f")
     assert len(world.plugin._refreshes) == 1
+
+
+def test_repeats_of_a_refresh_that_failed_ask_nobody_for_five_seconds(world: Login) -> None:
+    world.away, asked = True, len(world.issuer.asked)
+    for _ in range(10):
+        with pytest.raises(HTTPException):
+            world.refresh("a.b.c")
+    world.away = False
+    with pytest.raises(HTTPException):
+        world.refresh("a.b.c")
+    assert len(world.issuer.asked) == asked
+    world.now += 5
+    assert world.refresh("a.b.c") is None
+    assert world.refreshes() == 1
 
 
 def test_an_identity_provider_that_hangs_holds_a_bounded_number_of_threads(world: Login) -> None:

@@ -77,6 +77,7 @@ def test_what_is_too_long_says_so() -> None:
         ("Uniklinik Köln 漢", "Uniklinik Köln 漢"),
         ("Bearer abc.def", "[removed]"),
         ("token eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJ4In0.c2ln tail", "token [removed] tail"),
+        ("token=x_eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJ4In0.c2ln", "token=x_[removed]"),
         ("-----BEGIN PRIVATE KEY-----MIG", "[removed]"),
     ],
 )
