@@ -26,6 +26,7 @@ Kind = Literal[
 KINDS: tuple[Kind, ...] = get_args(Kind)
 # Of these, what is not wanted is removed. People are never deleted.
 EXACT: tuple[Kind, ...] = ("component", "identity provider", "role", "group", "client")
+WAYS_IN: tuple[Kind, ...] = ("component", "identity provider")
 
 Value = str | int | bool | None | list["Value"] | dict[str, "Value"]
 Fields = Mapping[str, Value]
@@ -60,7 +61,13 @@ def differences(wanted: State, found: State) -> list[Difference]:
     """
     made = [difference for key in wanted for difference in _object(key, wanted[key], found.get(key))]
     made += [Difference(kind, name, "extra") for kind, name in found if kind in EXACT and (kind, name) not in wanted]
-    return sorted(made, key=lambda item: (item.change == "extra", KINDS.index(item.kind)))
+    return sorted(made, key=_turn)
+
+
+def _turn(item: Difference) -> tuple[bool, int, bool]:
+    """Return what sorts differences: removals last, but foreign ways in before people are made or changed through them."""
+    extra = item.change == "extra"
+    return extra and item.kind not in WAYS_IN, KINDS.index(item.kind), extra
 
 
 def _object(key: tuple[Kind, str], wanted: Fields, found: Fields | None) -> Iterator[Difference]:

@@ -217,6 +217,16 @@ def execution(level: int, name: str, requirement: str = "REQUIRED", *, flow: boo
     return {"level": level, "displayName": name, "requirement": requirement, **own}
 
 
+def test_foreign_ways_in_go_before_people_are_made_and_after_keycloaks_own_keys_are() -> None:
+    found = {("component", "flowerbed/theirs (ldap, 7)"): {}, ("role", "theirs"): {}, ("realm", "flowerbed"): {}}
+    made = differences({key: WANTED[key] for key in WANTED if key[0] != "realm"}, found)
+    order = [(item.kind, item.change) for item in made]
+    theirs = order.index(("component", "extra"))
+    assert theirs == len(KEYS) * 2
+    assert theirs < order.index(("person", "missing"))
+    assert order[-1] == ("role", "extra")
+
+
 def test_executions_are_known_by_their_place_and_added_ones_by_what_they_do() -> None:
     found = placed(
         [
