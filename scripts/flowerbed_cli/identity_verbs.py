@@ -66,7 +66,7 @@ def realm(
     *,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the difference, change nothing.")] = False,
 ) -> None:
-    """Make Keycloak's realm equal to federation.yaml and the list of users."""
+    """Bring Keycloak's realm in line with federation.yaml and its users."""
     from . import realm as work
 
     project, topology = topology_of(context)
