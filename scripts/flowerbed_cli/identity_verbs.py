@@ -66,7 +66,7 @@ def realm(
     *,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the difference, change nothing.")] = False,
 ) -> None:
-    """Bring Keycloak's realm in line with federation.yaml and its users."""
+    """Bring Keycloak's realm in line with federation.yaml."""
     from . import realm as work
 
     project, topology = topology_of(context)
