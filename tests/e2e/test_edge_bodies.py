@@ -12,6 +12,7 @@ from .client import Edge, bearer
 from .federation import Federation
 
 MIB = 1024 * 1024
+PROTOBUF = {"Content_Type": "application/protobuf"}
 START_RUN = "/v1/control/start-run"
 
 
@@ -42,7 +43,7 @@ def test_unfinished_bodies_wait_in_no_memory_of_the_edge(edge: Edge, federation:
     kept = int(federation.sh("edge", "du -sk /run/nginx | cut -f1"))
     assert kept < 1024
     assert federation.inspect("edge")["State"]["OOMKilled"] is False
-    assert edge.ask("superlink", "/v1/control/list-federations", **bearer(federation)).status == 200
+    assert edge.ask("superlink", "/v1/control/list-federations", **bearer(federation), **PROTOBUF).status == 200
 
 
 @pytest.mark.parametrize(
