@@ -3,8 +3,8 @@
 The secured path is the edge, the check of a pipeline's access token, the audit trail and PostgreSQL; the stock SuperLink is
 that of `bench_rounds`. Both are asked call by call in turns, each on one connection that stays open, by the same plain
 client, so that what a client costs hides no difference. The pause between two calls keeps below the edge's limit of 50 a
-second. `flwr` runs on the host on both sides, from the same environment, with a home of its own for each side. `list-runs` is measured without runs and with some that have finished, as Flower cleans up
-after every finished run each time that it is listed.
+second. `flwr` runs on the host on both sides, from the same environment, with a home of its own for each side. `list-runs`
+is measured without runs and with some that have finished, as Flower cleans up after each of those whenever it is listed.
 
 Not for what a token's check costs alone (`bench_tokens`), nor a record (`bench_audit`).
 """
