@@ -15,7 +15,7 @@ from flowerbed_topology import Topology
 from . import accounts, docker
 from .errors import FlowerbedError
 from .project import Project
-from .runs import ensure_running, flwr
+from .runs import ensure_running, flwr, own_container
 
 WORK = "/work"
 
@@ -37,6 +37,5 @@ def run_as(project: Project, topology: Topology, name: str, command: Sequence[st
     ensure_running(topology)
     columns = shutil.get_terminal_size().columns
     place = ["-v", f"{directory}:{WORK}:ro", "-w", WORK, "-e", f"COLUMNS={columns}"]
-    container = [*flwr(project, 'exec "$@"', *place), "sh", *command]
-    with accounts.fed(project, topology, client) as stdin:
-        return docker.attached(container, stdin=stdin)
+    with accounts.fed(project, topology, client) as stdin, own_container(topology) as named:
+        return docker.attached([*flwr(project, 'exec "$@"', *named, *place), "sh", *command], stdin=stdin)

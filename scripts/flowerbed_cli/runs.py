@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import re
+import secrets
 import shlex
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -80,14 +81,28 @@ def run(
     script = SCRIPT.format(connection=CONNECTION, config=options, tries=TRIES)
     lines: list[str] = []
     try:
-        with accounts.fed(project, topology, client) as stdin:
-            for line in docker.stream(flwr(project, script, "-v", f"{app.resolve()}:/app:ro"), stdin=stdin):
+        with accounts.fed(project, topology, client) as stdin, own_container(topology) as name:
+            for line in docker.stream(flwr(project, script, *name, "-v", f"{app.resolve()}:/app:ro"), stdin=stdin):
                 lines.append(line.rstrip())
                 if not line.startswith("FLOWERBED_") and "FLOWERBED_SUMMARY" not in line:
                     console.print(line.rstrip(), markup=False, highlight=False, soft_wrap=True)
     except DockerError as error:
         lines = lines or [str(error)]
     return conclude(lines)
+
+
+@contextmanager
+def own_container(topology: Topology) -> Iterator[list[str]]:
+    """Give the options that name a one-off container, and remove it if the operator interrupts.
+
+    Docker's own command passes no signal on while the container starts, and would leave it running.
+    """
+    name = f"{topology.name}-cli-run-{secrets.token_hex(6)}"
+    try:
+        yield ["--name", name]
+    except KeyboardInterrupt:
+        docker.call(["docker", "rm", "--force", name], timeout=60)
+        raise
 
 
 def ensure_running(topology: Topology) -> None:
