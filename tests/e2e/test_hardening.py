@@ -26,7 +26,7 @@ USERS |= {f"{site}-clientapp": 0 for site in SITES}
 EXECUTORS = {service for service, uid in USERS.items() if uid == 0}
 SETUID_AND_SETGID = 0xC0  # capabilities(7): CAP_SETGID is bit 6, CAP_SETUID bit 7
 PUBLIC = {"tls.crt", "ca.crt", "crl.pem", "client.crt"}
-NO_SECRETS = {"project-id", "left-federation.json"}
+NO_SECRETS = {"project-id", "left-federation.json", "audit-checkpoint.json"}
 IMAGES = ("postgres", "nginx", "flower", "app", "tools", "keycloak")
 # Keycloak compares its clients' secrets with what its database holds; people's passwords are hashed there.
 IN_THE_DATABASE = ("client-*.secret", "keycloak-*.secret")
