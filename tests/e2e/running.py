@@ -33,9 +33,14 @@ def demo_run(federation: Federation) -> tuple[int, str]:
 
 
 def finished_run(federation: Federation) -> int:
-    """Return a completed run with results; make one only where there is none."""
+    """Return a completed run of the demo pipeline's with results; make one only where there is none."""
+    # The SQL type is signed, Flower's is not.
+    own = {
+        int(run) % 2**64 for run in federation.sql("SELECT run_id FROM run WHERE flwr_aid = 'pipeline-demo'").split()
+    }
     for run in superlink_status(federation).get("runs", []):
-        if run["sub_status"] == "completed" and "summary.json" in results(federation, int(run["id"])):
+        ended = int(run["id"]) in own and run["sub_status"] == "completed"
+        if ended and "summary.json" in results(federation, int(run["id"])):
             return int(run["id"])
     return demo_run(federation)[0]
 
