@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 from .federation import STACK, Federation, docker
@@ -26,7 +27,11 @@ def test_a_run_that_is_refused_is_one_sentence_at_once(federation: Federation) -
 
 def test_an_interrupted_run_leaves_no_container(federation: Federation) -> None:
     command = [str(Path(sys.executable).parent / "flowerbed"), "--project", str(federation.root), "run"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    # Whoever starts the tests in the background has them ignore SIGINT, and so would the command.
+    heeding = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=heeding
+    ) as process:
         wait_for("the command's container", commands, 60)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) != 0
