@@ -501,6 +501,26 @@ def test_connections_are_kept_until_the_server_ends_one(state: PostgresLinkState
     assert min(before) not in used()
 
 
+def test_what_a_finished_run_left_is_deleted_and_an_empty_one_costs_nothing(
+    state: PostgresLinkState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id, task_id = _running(state)
+    message = _identified(_message(run_id, _node(state)))
+    _stored(state, run_id, message)
+    assert state.finish_task(task_id, SubStatus.COMPLETED, "")
+    state.cleanup_run(run_id)
+    assert not state.get_message_ids_from_run_id(run_id)
+    assert not state.has_object(run_id, message.metadata.message_id)
+    state.cleanup_run(run_id)  # finds that nothing is left
+    asked: list[str] = []
+    monkeypatch.setattr(state, "_left_something", lambda _run: bool(asked.append("again")))
+    state.cleanup_run(run_id)
+    assert asked == []
+    state._clean_until[run_id] = time.monotonic()
+    state.cleanup_run(run_id)
+    assert asked == ["again"]
+
+
 def test_a_task_whose_heartbeat_stopped_fails(state: PostgresLinkState) -> None:
     run_id, task_id = _running(state)
     assert state.get_run_status({run_id})[run_id].status == Status.RUNNING
