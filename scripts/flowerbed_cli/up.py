@@ -135,7 +135,7 @@ def ensure_containers(project: Project, topology: Topology, progress: Progress) 
         progress.changed(f"removed {name}, whose site left federation.yaml")
     with progress.step("starting the core and the sites' gateways"):
         docker.run(docker.compose(project, "core", "up", "-d", "--remove-orphans", "--quiet-pull", *CORE))
-        in_parallel(lambda site: ensure_site(project, site, ("gateway", "clientapp")), topology.sites)
+        in_parallel(lambda site: ensure_site(project, site, ("gateway",)), topology.sites)
     # Before anything is waited for: a SuperNode is healthy only if its gateway shows the certificate that is valid now.
     restarted = reload.ensure_reloaded(project, topology)
     for name in restarted:
@@ -150,7 +150,7 @@ def ensure_containers(project: Project, topology: Topology, progress: Progress) 
             with progress.step("waiting for Keycloak, and bringing accounts in line with federation.yaml"):
                 logins.result()
             register(project, topology, missing)
-        with progress.step("starting the SuperNodes, and waiting for every container to be healthy"):
+        with progress.step("starting SuperNodes and executors, and waiting for every container to be healthy"):
             in_parallel(lambda site: ensure_site(project, site, SITE), topology.sites)
             wait_healthy(topology, expected(project, topology))
             logins.result().show(progress)
