@@ -45,9 +45,9 @@ def machines(topology: Topology) -> tuple[Machine, ...]:
         kit,
         *(
             Machine(
-                f"pipeline-{item.name}",
+                item.client,
                 f"Pipeline {item.name}",
-                f"pipeline-{item.name}",
+                item.client,
                 tuple(item.roles),
                 memberships(item.organisation, topology.pipeline_federations(item)),
             )

@@ -66,6 +66,11 @@ class Pipeline(_Model):
         description="Names of federations in which it may do it (default: all of its organisation's).",
     )
 
+    @property
+    def client(self) -> str:
+        """Its client in Keycloak, which is its account's name too."""
+        return f"pipeline-{self.name}"
+
 
 @dataclass(frozen=True)
 class Person:

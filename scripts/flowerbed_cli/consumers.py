@@ -87,7 +87,7 @@ def superlink_files(project: Project, superexec: bytes) -> dict[str, bytes]:
 
 def client_secrets(project: Project, topology: Topology) -> dict[str, str]:
     """Return the secrets of the realm's confidential clients: client to secret."""
-    clients = ("kit", "hub", "grafana", *(f"pipeline-{pipeline.name}" for pipeline in topology.pipelines))
+    clients = ("kit", "hub", "grafana", *(pipeline.client for pipeline in topology.pipelines))
     return {client: ensure_kept(project, f"client-{client}.secret", token).decode() for client in clients}
 
 

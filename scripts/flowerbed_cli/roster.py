@@ -128,7 +128,7 @@ def demo(topology: Topology, person: Person) -> Account:
 def machine(topology: Topology, pipeline: Pipeline) -> Account:
     """Return a pipeline's account, under its client's name, which no person can have."""
     federations = topology.pipeline_federations(pipeline)
-    return account(f"pipeline-{pipeline.name}", "pipeline", pipeline.organisation, pipeline.roles, federations)
+    return account(pipeline.client, "pipeline", pipeline.organisation, pipeline.roles, federations)
 
 
 def account(
