@@ -22,6 +22,7 @@ from flowerbed_topology import Topology
 
 from .errors import AccountError
 from .project import Project
+from .render import superlink_address
 
 KIT_CLIENT = "kit"
 REALM = "flowerbed"
@@ -57,9 +58,9 @@ def pipeline(topology: Topology, name: str) -> str:
     Raises:
         AccountError: there is none of that name.
     """
-    known = [item.name for item in topology.pipelines]
+    known = {item.name: item.client for item in topology.pipelines}
     if name in known:
-        return f"pipeline-{name}"
+        return known[name]
     there = f"there are: {', '.join(known)}" if known else "add one under pipelines, and run make up"
     raise AccountError(f"There is no pipeline {name!r} in federation.yaml; {there}.")
 
@@ -166,7 +167,7 @@ def credentials(topology: Topology, token: str) -> str:
     As `flwr.supercore.credential_store.FileCredentialStore` of flwr 1.41 keeps it: a mapping of keys that hold the SuperLink's
     address to base64; a JSON object is YAML too.
     """
-    address = f"superlink.{topology.domain}:{topology.edge.https_port}"
+    address = superlink_address(topology)
     values = {"authn-type": "oidc", "oidc-access-token": token, "oidc-refresh-token": NO_REFRESH}
     return json.dumps(
         {

@@ -6,8 +6,7 @@ What the realm should be, and how Keycloak is asked, is `flowerbed_keycloak`'s; 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from flowerbed_keycloak import Access, IdentityError, Password, Report, desired_state
@@ -84,9 +83,9 @@ def compare(project: Project, topology: Topology, *, dry_run: bool) -> tuple[Rep
     return report, first.announced()
 
 
-def reconcile(project: Project, topology: Topology, *, dry_run: bool = False) -> list[str]:
-    """Do the same; return a line for each difference, and for each first password where it lies."""
-    report, announced = compare(project, topology, dry_run=dry_run)
+def reconcile(project: Project, topology: Topology) -> list[str]:
+    """Make it equal; return a line for each difference, and for each first password where it lies."""
+    report, announced = compare(project, topology, dry_run=False)
     return [*summary(report.lines), *announced]
 
 
@@ -119,14 +118,7 @@ def change(project: Project, topology: Topology, work: Callable[[Access], None])
     Raises:
         AccountError: Keycloak or the edge does not answer, or refuses.
     """
-    with sentences():
-        work(access(project, topology))
-
-
-@contextmanager
-def sentences() -> Iterator[None]:
-    """Turn Keycloak's errors into those of the command line."""
     try:
-        yield
+        work(access(project, topology))
     except IdentityError as error:
         raise AccountError(str(error)) from error

@@ -103,9 +103,14 @@ def gateway_conf(topology: Topology, site: Site) -> str:
     )
 
 
+def superlink_address(topology: Topology) -> str:
+    """Return the address by which flwr knows this SuperLink, its credentials too: always with its port."""
+    return f"superlink.{topology.domain}:{topology.edge.https_port}"
+
+
 def flwr_config(topology: Topology, root_certificates: str) -> str:
     """Return `$FLWR_HOME/config.toml` for the flwr CLI. JSON strings are TOML strings."""
-    address = f"superlink.{topology.domain}:{topology.edge.https_port}"
+    address = superlink_address(topology)
     return (
         f'[superlink]\ndefault = "{CONNECTION}"\n\n[superlink.{CONNECTION}]\n'
         f"address = {json.dumps(address)}\nroot-certificates = {json.dumps(root_certificates)}\n"
