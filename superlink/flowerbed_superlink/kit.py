@@ -14,6 +14,8 @@ import psycopg
 from flowerbed_superlink.database import connect
 from flowerbed_superlink.settings import settings
 
+# The kit's own account, which registers and owns every SuperNode; its name is its id.
+KIT_AID = "flowerbed"
 # One lock for everybody who makes the schema: two at once would both find it missing.
 _LOCK = "SELECT pg_advisory_xact_lock(7201, 1)"
 _SCHEMA = """

@@ -20,8 +20,8 @@ from sqlalchemy import update
 from flowerbed_superlink import asking, sight
 from flowerbed_superlink.directory import disabled
 from flowerbed_superlink.federations import NOT_ENTITLED, FlowerbedFederationManager
+from flowerbed_superlink.kit import KIT_AID
 from flowerbed_superlink.log import event
-from flowerbed_superlink.tokens import KIT_AID
 
 _AID = 6  # position of `flwr_aid` among the arguments of `create_run`
 

@@ -18,8 +18,7 @@ from psycopg.rows import dict_row
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 
 from flowerbed_superlink.errors import PeopleError, StartupError
-from flowerbed_superlink.kit import ensure_schema, open_kit
-from flowerbed_superlink.tokens import KIT_AID
+from flowerbed_superlink.kit import KIT_AID, ensure_schema, open_kit
 
 MAX_INPUT = 4 * 1024 * 1024  # characters
 USAGE = "Use it as: python -m flowerbed_superlink.people list | put | stop NAME."

@@ -9,9 +9,9 @@ from flwr.common.constant import Status
 
 from flowerbed_superlink.errors import PeopleError
 from flowerbed_superlink.federations import FlowerbedFederationManager
+from flowerbed_superlink.kit import KIT_AID
 from flowerbed_superlink.settings import settings
 from flowerbed_superlink.state import PostgresLinkState, PostgresLinkStateFactory, PostgresObjectStoreFactory
-from flowerbed_superlink.tokens import KIT_AID
 from flowerbed_superlink.trail import TrailUnavailable, trail
 
 

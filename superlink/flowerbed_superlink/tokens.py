@@ -19,6 +19,7 @@ import jwt
 from jwt import PyJWK
 
 from flowerbed_superlink.errors import TokenError
+from flowerbed_superlink.kit import KIT_AID
 from flowerbed_superlink.provider import ALGORITHMS, Provider
 from flowerbed_superlink.settings import settings
 
@@ -27,7 +28,7 @@ SKEW_S = 30
 MAX_TOKEN = 16 * 1024  # characters
 MAX_REMEMBERED = 4096
 ROLES = ("operator", "custodian", "researcher", "auditor")
-KIT_AID, KIT_CLIENT = "flowerbed", "kit"
+KIT_CLIENT = "kit"
 
 _PERSON = re.compile(r"p-[0-9a-f]{20}", re.ASCII)
 _PIPELINE = re.compile(r"pipeline-[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
