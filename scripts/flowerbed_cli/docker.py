@@ -145,7 +145,7 @@ def stream(arguments: Sequence[str], *, stdin: int = subprocess.DEVNULL) -> Gene
         try:
             yield from process.stdout
         except BaseException:
-            process.terminate()  # docker passes it on to the container, which would go on without us
+            process.terminate()  # a container that it starts may outlive it: see `runs.own_container`
             raise
     if process.returncode:
         raise DockerError(f"docker {' '.join(arguments[:2])} ended with exit code {process.returncode}.")

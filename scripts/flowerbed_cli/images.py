@@ -19,12 +19,13 @@ from .project import KIT, Project
 
 NAMES = ("postgres", "nginx", "tools", "flower", "app", "samples", "keycloak")
 LOG = "images.log"
+CALLERS = ("FLOWERBED_MIRROR", "FLOWERBED_PULL_SECONDS")  # scripts/base-image.sh
 
 
 def source_hashes(torch: str) -> dict[str, str]:
     """Return `FLOWERBED_SOURCE_<IMAGE>` for every image, as scripts/source-hash.sh computes it."""
     command = [str(KIT / "scripts" / "source-hash.sh"), "--env"]
-    environment = os.environ | {"FLOWERBED_TORCH": torch}
+    environment = docker.environment() | {"FLOWERBED_TORCH": torch}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         raise DockerError(f"scripts/source-hash.sh failed: {done.stderr.strip()}")
@@ -64,7 +65,7 @@ def build(project: Project, console: Console, *, torch: str = "cpu") -> list[str
         return []
     log = project.build / LOG
     log.parent.mkdir(parents=True, exist_ok=True)
-    environment = os.environ | source_hashes(torch) | host_ca()
+    environment = docker.environment() | own_settings() | source_hashes(torch) | host_ca()
     if torch != "cpu":
         environment |= {"FLOWERBED_TORCH": torch, "FLOWERBED_APP_SUFFIX": f"-{torch}"}
     command = [
@@ -93,6 +94,11 @@ def logged(arguments: list[str], environment: dict[str, str], log: Path, output:
     if done.returncode:
         last = "\n".join(log.read_text(errors="replace").splitlines()[-12:])
         raise DockerError(f"Building failed; {log} has it all and ends with:\n{last}")
+
+
+def own_settings() -> dict[str, str]:
+    """Return what a caller may say of the builds; a version or an image's name comes from versions.env alone."""
+    return {name: os.environ[name] for name in CALLERS if name in os.environ}
 
 
 def host_ca() -> dict[str, str]:
