@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -12,6 +13,18 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from flowerbed_cli.audit_seal import Checkpoint, seal
 from superlink_support import DAY, NOW, Authority, new_key, pem, private_pem
+
+# What a record of a submission holds.
+VALUES: dict[str, Any] = {
+    "who": "researcher-north",
+    "aid": "p-0123456789abcdef0123",
+    "organisation": "north",
+    "verb": "start-run",
+    "object": "flowerbed/probe 1.0.0",
+    "outcome": "done",
+    "source": "192.0.2.9",
+    "run": 2**64 - 1,
+}
 
 
 class Operator:

@@ -29,6 +29,8 @@ from .federation import Federation, docker
 
 # An answer takes milliseconds; on a host that is busy with other stacks, Keycloak's first page takes longer.
 PATIENCE_S = 60
+# As a keyword argument of `Edge.ask`, whose underscores become dashes.
+PROTOBUF = {"Content_Type": "application/protobuf"}
 
 
 @dataclass(frozen=True)

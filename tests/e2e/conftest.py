@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from .client import Edge, Log
 from .federation import CANARY, KIT, STACK, Federation, docker, fresh, sweep
 
 ROOT = KIT / ".cache" / "e2e" / STACK
@@ -36,6 +37,18 @@ def federation() -> Iterator[Federation]:
     finally:
         if not KEEP:
             sweep()
+
+
+@pytest.fixture(scope="session")
+def edge(federation: Federation) -> Edge:
+    """The edge, to be asked by its names."""
+    return Edge(federation)
+
+
+@pytest.fixture
+def log(federation: Federation) -> Log:
+    """What the containers log from here on."""
+    return Log(federation)
 
 
 def plant_canaries(federation: Federation) -> None:

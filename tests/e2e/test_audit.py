@@ -7,18 +7,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pytest
-
-from .client import Edge, bearer, identity, signed, supernode_key
+from .client import PROTOBUF, Edge, bearer, identity, signed, supernode_key
 from .federation import KIT, Federation
 
 ACTIVATE = "/v1/fleet/activate-node"
-PROTOBUF = {"Content_Type": "application/protobuf"}
-
-
-@pytest.fixture(scope="module")
-def edge(federation: Federation) -> Edge:
-    return Edge(federation)
 
 
 def records(federation: Federation, **wanted: object) -> list[dict[str, Any]]:

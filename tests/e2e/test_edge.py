@@ -25,6 +25,7 @@ from flowerbed_ca.plan import certificate_plan, supernode_fingerprint
 
 from . import probe
 from .client import (
+    PROTOBUF,
     Edge,
     Identity,
     Log,
@@ -40,18 +41,7 @@ from .client import (
 from .federation import STACK, Federation, docker
 
 HEARTBEAT = "/v1/fleet/send-node-heartbeat"
-PROTOBUF = {"Content_Type": "application/protobuf"}
 TLS = (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)
-
-
-@pytest.fixture(scope="module")
-def edge(federation: Federation) -> Edge:
-    return Edge(federation)
-
-
-@pytest.fixture
-def log(federation: Federation) -> Log:
-    return Log(federation)
 
 
 @pytest.fixture(scope="module")

@@ -8,17 +8,11 @@ from contextlib import ExitStack, closing
 
 import pytest
 
-from .client import Edge, bearer
+from .client import PROTOBUF, Edge, bearer
 from .federation import Federation
 
 MIB = 1024 * 1024
-PROTOBUF = {"Content_Type": "application/protobuf"}
 START_RUN = "/v1/control/start-run"
-
-
-@pytest.fixture(scope="module")
-def edge(federation: Federation) -> Edge:
-    return Edge(federation)
 
 
 def begin(edge: Edge, path: str, length: int, sent: bytes) -> http.client.HTTPSConnection:

@@ -17,16 +17,6 @@ from .running import wait_for
 DISCOVERY = "/realms/flowerbed/.well-known/openid-configuration"
 
 
-@pytest.fixture(scope="module")
-def edge(federation: Federation) -> Edge:
-    return Edge(federation)
-
-
-@pytest.fixture
-def log(federation: Federation) -> Log:
-    return Log(federation)
-
-
 def holder(federation: Federation, name: str) -> Identity:
     return identity(federation.root / "ca" / "pki", name)
 

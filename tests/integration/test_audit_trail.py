@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner, Result
 
-from audit_support import Operator
+from audit_support import VALUES, Operator
 from flowerbed_cli import audit, audit_show
 from flowerbed_cli.audit_rows import rows
 from flowerbed_cli.errors import FlowerbedError, Tampered
@@ -32,16 +32,6 @@ pytestmark = pytest.mark.docker
 
 PASSWORD = "audit-Password"
 KIT = Path(__file__).resolve().parents[2]
-VALUES: dict[str, Any] = {
-    "who": "researcher-north",
-    "aid": "p-0123456789abcdef0123",
-    "organisation": "north",
-    "verb": "start-run",
-    "object": "flowerbed/probe 1.0.0",
-    "outcome": "done",
-    "source": "192.0.2.9",
-    "run": 2**64 - 1,
-}
 
 
 class World:

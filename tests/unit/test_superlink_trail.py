@@ -8,28 +8,18 @@ import threading
 import time
 import unicodedata
 from datetime import UTC, datetime, timedelta, timezone
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from audit_support import VALUES
 from flowerbed_superlink import trail as module
 from flowerbed_superlink.trail import Trail, TrailUnavailable, clean, compose
 from superlink_gate import AWAY, ConnectionInMemory
 from superlink_support import wait_until
 
 AT = datetime(2026, 1, 2, 3, 4, 5, 6, UTC)
-VALUES: dict[str, Any] = {
-    "who": "researcher-north",
-    "aid": "p-0123456789abcdef0123",
-    "organisation": "north",
-    "verb": "start-run",
-    "object": "flowerbed/probe 1.0.0",
-    "outcome": "done",
-    "source": "192.0.2.9",
-    "run": 2**64 - 1,
-}
 KEYS = ["at", "who", "aid", "organisation", "verb", "object", "outcome", "source", "run", "detail"]
 
 
