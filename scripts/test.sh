@@ -36,7 +36,8 @@ ensure_test_tools
 scripts/venv.sh .venv dev
 if [ "$engine" = yes ]; then
     .venv/bin/flowerbed images
-    [ $# -gt 0 ] || set -- tests/unit tests/integration tests/e2e
+    # Beside each other, as most of them wait for containers: the federation of tests/e2e, and by file what shares nothing.
+    [ $# -gt 0 ] || set -- -n 3 --dist loadgroup tests/unit tests/integration tests/e2e
     exec .venv/bin/pytest "$@"
 fi
 .venv/bin/pytest -m "not docker" tests/unit tests/integration || true

@@ -12,6 +12,12 @@ settings.register_profile("kit", deadline=None)
 settings.load_profile("kit")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep a file together where tests run beside each other, and all of tests/e2e, which share one federation."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("e2e" if "/e2e/" in str(item.path) else item.path.stem))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _no_variable_left_behind() -> Iterator[None]:
     """A variable that one module leaves behind changes what later ones start, such as a whole federation."""
