@@ -71,7 +71,7 @@ def on_a_federation(wanted: list[str]) -> list[Row]:
         first = bench_stack.first_start(federation)
         rows = bench_control.rows(federation) if "control" in wanted else []  # before there are runs
         rows += bench_rounds.rows(federation) if "rounds" in wanted else []
-        return rows + ([first, *bench_stack.rows(federation)] if "stack" in wanted else [])
+        return rows + ([*first, *bench_stack.rows(federation)] if "stack" in wanted else [])
     finally:
         federation.flowerbed("clean", "--yes", "--identity", check=False)
         sweep()
