@@ -7,7 +7,8 @@ taken out of every text parameter: PostgreSQL refuses what SQLite stored, and a 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from select import POLLIN, poll
 from typing import Any
 
@@ -30,6 +31,7 @@ from psycopg.types.string import StrBinaryDumper, StrDumper, StrDumperUnknown
 from sqlalchemy import event
 from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.exc import InvalidatePoolError
+from sqlalchemy.orm import Session
 
 from flowerbed_superlink.database import connect_arguments
 from flowerbed_superlink.owned import OwnedLinkState
@@ -39,6 +41,7 @@ _CHECKED = {"primary_task_type": 7, "series_id": 8}  # arguments of `create_run`
 POOL_SIZE, POOL_OVERFLOW, POOL_TIMEOUT_S = 5, 15, 10
 EXPIRY_INTERVAL_S = 1.0
 CLEAN_FOR_S, CLEAN_RUNS = 60.0, 4096
+_DEPTH = "flowerbed.depth"  # key in a session's `info`
 
 
 class _NulFreeText(StrDumperUnknown):
@@ -113,6 +116,25 @@ class PostgresMixin(SqlMixin):
         return tables
 
 
+    @contextmanager
+    def session(self) -> Iterator[Session]:
+        """Provide Flower's session, which knows how deep it is nested."""
+        with super().session() as session:
+            session.info[_DEPTH] = session.info.get(_DEPTH, 0) + 1
+            try:
+                yield session
+            finally:
+                session.info[_DEPTH] -= 1
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """Provide a session for one SELECT: without a transaction, which would cost BEGIN and COMMIT, unless within one."""
+        with self.session() as session:
+            if session.info[_DEPTH] == 1:
+                session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
+            yield session
+
+
 class PostgresObjectStore(PostgresMixin, SqlObjectStore):
     """Flower's ObjectStore on PostgreSQL."""
 
@@ -153,7 +175,7 @@ class PostgresLinkState(PostgresMixin, OwnedLinkState):
     def _left_something(self, run_id: int) -> bool:
         run = uint64_to_int64(run_id)
         left = (sqlalchemy.exists().where(table.run_id == run) for table in (MessageIns, RunObject, ObjectPushSession))
-        with self.session() as session:
+        with self.reading() as session:
             return bool(session.scalar(sqlalchemy.select(sqlalchemy.or_(*left))))
 
     def create_run(self, *args: Any, **kwargs: Any) -> int:  # noqa: ANN401  as Flower has it
@@ -171,8 +193,9 @@ class PostgresLinkState(PostgresMixin, OwnedLinkState):
         return super().create_run(*args, **kwargs)
 
     def get_run_info(self, **filters: Any) -> Sequence[Run]:  # noqa: ANN401  as Flower has it
-        """Return runs, in one transaction where Flower takes two."""
-        with self.session():
+        """Return runs, with one question to the database where Flower has two transactions."""
+        self._cleanup_expired_task_tokens()
+        with self.reading():
             return super().get_run_info(**filters)
 
     def has_object(self, run_id: int, object_id: str) -> bool:
@@ -180,7 +203,7 @@ class PostgresLinkState(PostgresMixin, OwnedLinkState):
         query = sqlalchemy.select(RunObject.run_id).where(
             RunObject.run_id == uint64_to_int64(run_id), RunObject.object_id == object_id
         )
-        with self.session() as session:
+        with self.reading() as session:
             return session.scalar(query) is not None
 
     def get_object(self, run_id: int, object_id: str) -> bytes | None:
