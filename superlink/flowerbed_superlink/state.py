@@ -115,7 +115,6 @@ class PostgresMixin(SqlMixin):
         event.listen(self._engine, "checkout", check_open)
         return tables
 
-
     @contextmanager
     def session(self) -> Iterator[Session]:
         """Provide Flower's session, which knows how deep it is nested."""
