@@ -70,6 +70,9 @@ class Access:
             self._recording.refused(request, refused)
             await _answer(send, refused)
             return
+        except Exception:
+            self._recording.failed(request)
+            raise
         await self._recording.serve(request, self._app, receive, self._while_enabled(request, send))
 
     def _while_enabled(self, request: Request, send: Send) -> Send:

@@ -53,6 +53,8 @@ class Directory:
         Raises:
             PeopleError: it was never read, and cannot be now.
         """
+        if (known := self._accounts) is not None and self._age() < max_age_s:
+            return known  # without the lock, which a thread holds for as long as it asks
         with self._lock:
             if self._age() >= max_age_s:
                 self._refresh()

@@ -3,7 +3,11 @@
 FlowerbedError
 ├── StartupError          the SuperLink must not start; shown as one sentence, exit code 2
 ├── MaterialError         a file that decisions need is missing, garbled or expired: refuse with 503
-└── TrailUnavailable      a record is not known to be in the audit trail: refuse what it announces with 503
+├── TrailUnavailable      a record is not known to be in the audit trail: refuse what it announces with 503
+├── TokenError            an access token is not valid: refuse with 401
+├── ProviderError         the identity provider cannot be asked right now: refuse with 503
+│   └── ProviderRefusalError    it refused what was asked
+└── PeopleError           the list of people was given something wrong, or cannot be read
 
 Refused, beside them, is the gate's verdict on a request and no fault of anything.
 """

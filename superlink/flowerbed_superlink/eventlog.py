@@ -1,6 +1,6 @@
-"""Flower's event log as JSON lines on standard output; not yet a tamper-evident audit trail.
+"""Flower's own event log as JSON lines on standard output, for finding faults; not the audit trail, which is `trail`.
 
-Off unless FLOWERBED_EVENT_LOG=1. Flower calls it only *after* authentication, so refusals are in the gate's log.
+Off unless FLOWERBED_EVENT_LOG=1. Flower writes it only *after* authentication, so refusals are not in it.
 """
 
 from __future__ import annotations

@@ -120,7 +120,7 @@ class FlowerbedFederationManager(NoOpFederationManager):
         kept = self.filter_nodes({node.node_id for node in nodes}, federation_id)
         federation.nodes = [node for node in nodes if node.node_id in kept]
         if claims is not None:
-            federation.runs = [run for run in sight.runs(self, claims) if run.federation_id == federation_id]
+            federation.runs = [run for run in sight.runs(self, claims, only=name) if run.federation_id == federation_id]
         return federation
 
     def _summary(self, name: str) -> Federation:

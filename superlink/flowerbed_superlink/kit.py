@@ -86,6 +86,8 @@ class Kit:
         if self._connection is not None:
             try:
                 return _rows(self._connection, query, values)
+            except psycopg.errors.QueryCanceled:  # it took too long, and would again
+                raise
             except psycopg.OperationalError:
                 self.close()
         self._connection = open_kit()

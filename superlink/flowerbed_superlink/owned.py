@@ -47,10 +47,8 @@ class OwnedLinkState(SqlLinkState):
             EntitlementError: the account is disabled.
             psycopg.Error: that cannot be found out, so the run is stopped.
         """
-        aid, run_id = (
-            kwargs.get("flwr_aid", args[_AID] if len(args) > _AID else None),
-            super().create_run(*args, **kwargs),
-        )
+        aid = kwargs.get("flwr_aid", args[_AID] if len(args) > _AID else None)
+        run_id = super().create_run(*args, **kwargs)
         refused = True
         try:
             refused = bool(run_id and aid and aid in disabled())
@@ -85,7 +83,7 @@ class OwnedLinkState(SqlLinkState):
         if claims is None or claims.aid not in owner_aids:
             return []
         nodes = super().get_node_info(node_ids=node_ids, owner_aids=[KIT_AID], statuses=statuses)
-        return sight.nodes(self.manager, claims, "list-nodes", nodes)
+        return sight.nodes(self.manager, claims, nodes)
 
     def get_message_ins(self, node_id: int, *args: Any, **kwargs: Any) -> list[Message]:  # noqa: ANN401  as Flower has it
         """Return a node's messages, and remember which runs it was given work of; neither without the other."""

@@ -143,12 +143,10 @@ def put(connection: psycopg.Connection[Any], entries: Sequence[Entry]) -> list[d
 
 
 def new_aid(entry: Entry) -> str:
-    """Return the id of an account that is new: random for people, the client's name for pipelines."""
+    """Return the id of an account that is new: random for people, the name for pipelines and the kit."""
     if entry.kind in PEOPLE:
         return f"p-{secrets.token_hex(10)}"
-    if entry.kind == "kit":
-        return KIT_AID
-    return entry.name if entry.name.startswith("pipeline-") else f"pipeline-{entry.name}"
+    return entry.name
 
 
 def aid_of(connection: psycopg.Connection[Any], name: str) -> str:
@@ -172,6 +170,8 @@ def _check_kind(entry: Entry, known: dict[str, Any] | None) -> None:
         )
     if known is None and entry.kind == "kit" and entry.name != KIT_AID:
         raise PeopleError(f"The kit's own account is called {KIT_AID!r}, not {entry.name!r}.")
+    if known is None and entry.kind == "pipeline" and not entry.name.startswith("pipeline-"):
+        raise PeopleError(f"A pipeline's account is called as its client, 'pipeline-…', not {entry.name!r}.")
 
 
 def _sentence(error: ValidationError) -> str:

@@ -26,6 +26,7 @@ CLIENT_ID = "flwr"
 ALGORITHMS = ("RS256", "ES256")
 DEVICE_GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 TIMEOUT = httpx.Timeout(5.0, connect=3.0)
+PATIENCE_S = 10.0  # for a whole answer: the timeout above is each read's
 MIN_REFETCH_S = 5.0  # tokens that name unknown keys ask for the keys no more often than this
 MAX_KEYS_AGE_S = 300.0  # keys that were withdrawn are forgotten after this
 AT_ONCE = 32  # questions: a provider that hangs must not hold every handler's thread
@@ -33,6 +34,7 @@ MAX_ANSWER = 256 * 1024  # bytes
 MAX_KEYS = 32
 
 _AWAY = "The identity provider cannot be reached, try again in a minute; whoever is logged in can go on."
+_BUSY = "Too many logins at the moment, try again in a minute."
 _STRANGE = "The identity provider answers something that is not OpenID Connect: tell an operator."
 
 
@@ -135,7 +137,7 @@ class Provider:
     @contextmanager
     def _slot(self) -> Iterator[None]:
         if not self._slots.acquire(blocking=False):
-            raise ProviderError("Too many logins at the moment, try again.")
+            raise ProviderError(_BUSY)
         try:
             yield
         finally:
@@ -150,10 +152,10 @@ class Provider:
 
 
 def _read(answer: httpx.Response) -> bytes:
-    body = bytearray()
+    body, deadline = bytearray(), time.monotonic() + PATIENCE_S
     for chunk in answer.iter_bytes():
         body += chunk
-        if len(body) > MAX_ANSWER:
+        if len(body) > MAX_ANSWER or time.monotonic() > deadline:
             raise ProviderError(_STRANGE)
     return bytes(body)
 
@@ -168,6 +170,8 @@ def _parsed(answer: httpx.Response, body: bytes) -> dict[str, Any]:
     if isinstance(content, dict) and isinstance(code := content.get("error"), str) and answer.status_code < 500:
         raise ProviderRefusalError(code)
     event("provider-away", error=f"status {answer.status_code}")
+    if answer.status_code == httpx.codes.TOO_MANY_REQUESTS:
+        raise ProviderError(_BUSY)
     raise ProviderError(_AWAY if answer.status_code >= 500 else _STRANGE)
 
 

@@ -73,6 +73,10 @@ class Recording:
         else:
             self._trail.note(**values)
 
+    def failed(self, request: Request) -> None:
+        """Record that a fault of ours ended a request before it was decided."""
+        self._ended(request, 0)
+
     async def serve(self, request: Request, app: ASGIApp, receive: Receive, send: Send) -> None:
         """Pass a request on, and record how it ended: a change when it ended, a read when its answer begins."""
         status, reads = 0, request.verb is not None and not request.verb.changes

@@ -1,7 +1,8 @@
 """Keeps refusals and logins that repeat themselves from filling the audit trail; not the trail itself (`trail`).
 
 The first of a kind is recorded at once, and then once a minute how often it came again. A kind is a source, a name, a verb
-and a reason: who sends the same thing over and over again, known or not, costs one row a minute.
+and a reason: who sends the same thing over and over again costs one row a minute. Of those who are known, `recording` writes
+each.
 """
 
 from __future__ import annotations

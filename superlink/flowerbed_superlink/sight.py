@@ -69,23 +69,22 @@ def ran() -> Ran:
     return Ran(Kit())
 
 
-def runs(manager: FlowerbedFederationManager, claims: Claims) -> list[Run]:
-    """Return the newest runs that an account may see, newest first."""
+def runs(manager: FlowerbedFederationManager, claims: Claims, only: str | None = None) -> list[Run]:
+    """Return the newest runs that an account may see, newest first; `only` is the federation whose runs are asked for."""
     state, scopes = manager.linkstate, VERBS["runs"].scopes_of(claims)
-    found: dict[int, Run] = {}
-    if Scope.ALL in scopes:
-        found |= _by_id(state.get_run_info(order_by="pending_at", ascending=False, limit=MAX_RUNS))
-    elif Scope.FEDERATIONS in scopes:
-        ids = [manager.id_of(name) for name in manager.names_for(claims)]
-        found |= _by_id(state.get_run_info(federation_ids=ids, order_by="pending_at", ascending=False, limit=MAX_RUNS))
+    ids: list[str] | None = None if only is None else [manager.id_of(only)]
+    if Scope.ALL not in scopes:
+        theirs = [manager.id_of(name) for name in manager.names_for(claims)] if Scope.FEDERATIONS in scopes else []
+        ids = [each for each in theirs if ids is None or each in ids]
+    found = _by_id(state.get_run_info(federation_ids=ids, order_by="pending_at", ascending=False, limit=MAX_RUNS))
     if Scope.SITE in scopes and claims.organisation:
         found |= _by_id(state.get_run_info(run_ids=ran().at_site(claims.organisation)))
     return sorted(found.values(), key=lambda run: run.pending_at, reverse=True)[:MAX_RUNS]
 
 
-def nodes(manager: FlowerbedFederationManager, claims: Claims, verb: str, listed: Sequence[NodeInfo]) -> list[NodeInfo]:
-    """Return those SuperNodes of a list that an account may see with a verb."""
-    scopes = VERBS[verb].scopes_of(claims)
+def nodes(manager: FlowerbedFederationManager, claims: Claims, listed: Sequence[NodeInfo]) -> list[NodeInfo]:
+    """Return those SuperNodes of a list that an account may see."""
+    scopes = VERBS["list-nodes"].scopes_of(claims)
     return [node for node in listed if Scope.ALL in scopes or _within(manager, claims, scopes, node.node_id)]
 
 

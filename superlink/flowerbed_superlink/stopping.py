@@ -6,6 +6,7 @@ A process of its own beside the serving SuperLink: both work through Flower's Li
 from __future__ import annotations
 
 from flwr.common.constant import Status
+from sqlalchemy.exc import SQLAlchemyError
 
 from flowerbed_superlink.errors import PeopleError
 from flowerbed_superlink.federations import FlowerbedFederationManager
@@ -19,11 +20,15 @@ def stop(aid: str, name: str) -> list[int]:
     """Stop what an account has pending or running; return the runs' ids.
 
     Raises:
-        PeopleError: it could not be recorded, so nothing more was stopped.
+        PeopleError: it could not be recorded, or Flower's database is away, so nothing more was stopped.
     """
-    state = _state()
-    runs = state.get_run_info(flwr_aids=[aid], statuses=[Status.PENDING, Status.STARTING, Status.RUNNING])
-    return [run.run_id for run in runs if _stop(state, run.run_id, name)]
+    try:
+        state = _state()
+        runs = state.get_run_info(flwr_aids=[aid], statuses=[Status.PENDING, Status.STARTING, Status.RUNNING])
+        return [run.run_id for run in runs if _stop(state, run.run_id, name)]
+    except SQLAlchemyError as error:
+        what = str(error).splitlines()[0]
+        raise PeopleError(f"Flower's database does not answer, so runs of {name!r} may go on: {what}") from error
 
 
 def _stop(state: PostgresLinkState, run: int, name: str) -> bool:

@@ -62,7 +62,7 @@ class Tokens:
 
     def remembered(self, token: str) -> Claims | None:
         """Return the claims of a token that was found valid before; asks and computes nothing that takes time."""
-        claims = self._valid.get(_key(token))
+        claims = self._valid.get(_digest(token))
         return claims if claims is not None and self._clock() < claims.expires + SKEW_S else None
 
     def validate(self, token: str) -> Claims:
@@ -124,7 +124,7 @@ class Tokens:
                 self._valid = {k: c for k, c in self._valid.items() if now < c.expires + SKEW_S}
             if len(self._valid) >= MAX_REMEMBERED:
                 self._valid.pop(next(iter(self._valid)))
-            self._valid[_key(token)] = claims
+            self._valid[_digest(token)] = claims
 
 
 @cache
@@ -139,7 +139,7 @@ def provider() -> Provider:
     return Provider(settings().issuer, settings().secrets / "ca.crt")
 
 
-def _key(token: str) -> bytes:
+def _digest(token: str) -> bytes:
     return sha256(token.encode("utf-8", "surrogateescape")).digest()
 
 

@@ -33,6 +33,7 @@ __all__ = ["UNRECORDED", "Trail", "TrailUnavailable", "clean", "compose", "trail
 
 UNRECORDED = "The audit trail cannot be written, so nothing was done: try again."  # what a refused sender reads
 PATIENCE_S = 4.0  # a caller waits no longer for its record to be committed
+CLOSING_S = 10.0  # a stop waits no longer for the records that wait
 BATCH = 500  # records in one transaction
 MAX_WAITING = 10_000  # records; what comes on top is refused at once
 
@@ -133,10 +134,13 @@ class Trail:
         return entry.written
 
     def close(self) -> None:
-        """Write what waits and end the writer."""
-        if self._writer is not None:
-            self._waiting.put(None)
-            self._writer.join()
+        """Write what waits and end the writer; what is not written within 10 s, the database being away, is logged as lost."""
+        if self._writer is None:
+            return
+        self._waiting.put(None)
+        self._writer.join(CLOSING_S)
+        if self._writer.is_alive():
+            event("audit-unavailable", error="the SuperLink stops", lost=self._waiting.qsize())
 
     def _print(self, text: str) -> None:
         line = '{"component":"superlink","event":"audit",' + text[1:] + "\n"

@@ -9,7 +9,7 @@ from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 import httpx
@@ -28,7 +28,7 @@ from flwr.proto.fab_pb2 import Fab
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowerbed_superlink import asking
+from flowerbed_superlink import access, asking
 from flowerbed_superlink.access import CHECKS, Access
 from flowerbed_superlink.directory import MAX_AGE_S, Directory
 from flowerbed_superlink.errors import ProviderError, Refused
@@ -367,6 +367,16 @@ def test_bodies_of_every_kind_are_read_or_refused(verb: str, body: bytes) -> Non
     with suppress(Refused):
         found = named(verb, body)
         assert found.run is None or 0 <= found.run < 2**64
+
+
+def test_a_fault_before_the_decision_is_recorded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_verb: str, _body: bytes) -> NoReturn:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(access, "named", fail)
+    with pytest.raises(ZeroDivisionError):
+        world.call("stop-run", OPERATOR, RUN)
+    assert world.said() == [("operator-north", "stop-run", "", "failed", None)]
 
 
 def test_what_is_no_message_of_a_route_is_400(world: World) -> None:

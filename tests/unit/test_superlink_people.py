@@ -7,14 +7,17 @@ import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any, NoReturn
 
 import psycopg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy.exc import OperationalError
 
-from flowerbed_superlink import people
+from flowerbed_superlink import kit, people, stopping
 from flowerbed_superlink.directory import MAX_AGE_S, MIN_AGE_S, Directory
 from flowerbed_superlink.errors import PeopleError
 from flowerbed_superlink.people import Entry, new_aid, parse
@@ -76,7 +79,6 @@ def test_ids_of_people_are_random_and_those_of_machines_are_their_clients() -> N
     ids = {new_aid(Entry(**GOOD)) for _ in range(50)}  # type: ignore[arg-type]  # a dictionary of several types
     assert len(ids) == 50
     assert all(re.fullmatch(r"p-[0-9a-f]{20}", aid) for aid in ids)
-    assert new_aid(Entry(name="demo", kind="pipeline", roles=[])) == "pipeline-demo"
     assert new_aid(Entry(name="pipeline-demo", kind="pipeline", roles=[])) == "pipeline-demo"
     assert new_aid(Entry(name="flowerbed", kind="kit", roles=["operator"])) == "flowerbed"
 
@@ -153,6 +155,56 @@ def test_callers_who_waited_for_a_database_that_hangs_take_what_came_of_it() -> 
             with pytest.raises(PeopleError, match="cannot be read"):
                 caller.result(20)
     assert table.read == 1
+
+
+def test_a_list_at_hand_waits_for_nobody_who_reads_it_anew() -> None:
+    table, reading, going_on = List(), threading.Event(), threading.Event()
+
+    def slow() -> list[tuple[Any, ...]]:
+        if table.read:
+            reading.set()
+            going_on.wait(10)
+        return table()
+
+    directory = Directory(slow, lambda: table.now)
+    directory.accounts()
+    table.now += MIN_AGE_S
+    with ThreadPoolExecutor(1) as pool:
+        stranger = pool.submit(directory.problem, "p-2")
+        assert reading.wait(10)
+        assert directory.settled("p-1")
+        assert directory.problem("p-1") is None  # while the other reads
+        assert not stranger.done()
+        going_on.set()
+        assert stranger.result(10)
+
+
+def test_a_query_that_took_too_long_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bytes] = []
+
+    def execute(query: bytes, _values: object) -> NoReturn:
+        asked.append(query)
+        raise psycopg.errors.QueryCanceled("statement timeout")
+
+    monkeypatch.setattr(kit, "open_kit", lambda: SimpleNamespace(execute=execute, close=lambda: None))
+    one = kit.Kit()
+    for _ in range(2):
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            one.rows("SELECT 1")
+    assert len(asked) == 2
+
+
+def test_runs_that_cannot_be_stopped_are_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def away() -> NoReturn:
+        raise OperationalError("SELECT", {}, Exception("connection refused"))
+
+    monkeypatch.setattr(stopping, "_state", away)
+    monkeypatch.setattr(people, "open_kit", nullcontext)
+    monkeypatch.setattr(people, "aid_of", lambda _connection, name: name)
+    assert people.main(["stop", "somebody"]) == 2
+    assert capsys.readouterr().err.startswith("Flower's database does not answer, so runs of 'somebody' may go on: ")
 
 
 def test_machines_need_no_entry_but_can_be_disabled() -> None:

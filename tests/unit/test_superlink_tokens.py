@@ -7,7 +7,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flowerbed_superlink import provider as module
 from flowerbed_superlink.errors import ProviderError, TokenError
 from flowerbed_superlink.provider import MAX_KEYS_AGE_S, MIN_REFETCH_S, Provider
 from flowerbed_superlink.tokens import MAX_REMEMBERED, SKEW_S, Tokens
@@ -251,6 +252,28 @@ def test_callers_who_waited_for_a_provider_that_hangs_take_what_came_of_it(asked
             with pytest.raises(ProviderError, match="cannot be reached"):
                 caller.result(20)
     assert len(asking) == 1
+
+
+def test_a_provider_that_is_asked_too_often_is_busy_and_not_strange(asked: Asked) -> None:
+    http = httpx.Client(transport=httpx.MockTransport(lambda _: httpx.Response(429, content=b"busy")))
+    with pytest.raises(ProviderError, match="Too many logins at the moment"):
+        Provider(asked.issuer.issuer, Path("ca.crt"), asked.clock, http).start_login()
+
+
+def test_an_answer_that_drips_is_given_up(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PATIENCE_S", 0.1)
+
+    class Drip(httpx.SyncByteStream):
+        def __iter__(self) -> Iterator[bytes]:
+            for _ in range(100):
+                time.sleep(0.05)
+                yield b" "
+
+    http = httpx.Client(transport=httpx.MockTransport(lambda _: httpx.Response(200, stream=Drip())))
+    began = time.monotonic()
+    with pytest.raises(ProviderError):
+        Provider(asked.issuer.issuer, Path("ca.crt"), asked.clock, http).start_login()
+    assert time.monotonic() - began < 3
 
 
 @pytest.mark.parametrize("body", [b"[" * 200_000, b"\xff\xfe\xfa", b"", b"[]"])

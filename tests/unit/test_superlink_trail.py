@@ -146,6 +146,20 @@ def test_a_server_that_hangs_is_given_up_and_what_waited_is_not_written_later(
     assert [record["who"] for record in memory.records] == ["in flight", "afterwards"]
 
 
+def test_a_stop_waits_for_a_server_that_hangs_no_longer_than_it_must(
+    trail: Trail, memory: ConnectionInMemory, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module, "CLOSING_S", 0.2)
+    go = threading.Event()
+    memory.execute = lambda *_: go.wait(10)  # type: ignore[method-assign]
+    trail.note(**VALUES)
+    began = time.monotonic()
+    trail.close()
+    assert time.monotonic() - began < 5
+    assert "the SuperLink stops" in capsys.readouterr().err
+    go.set()
+
+
 def test_more_than_can_wait_is_refused(
     trail: Trail, memory: ConnectionInMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
