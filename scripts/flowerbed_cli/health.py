@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -16,6 +17,7 @@ HEALTHY_WITHIN_S = 180
 KEYCLOAK_WITHIN_S = 480
 # Docker waits 0.1, 0.2, 0.4, ... s between restarts, so these come within seconds; waiting for another takes fewer.
 RESTARTS = 5
+LONGEST = 300  # characters of a container's line that are shown
 # A SuperNode that ended without signing off is refused with 412, and ends again, until its last heartbeat has lapsed: Flower
 # counts two intervals of 30 s. What else is wrong with one shows after that.
 SIGN_ON_AGAIN_S = 75
@@ -41,7 +43,9 @@ def wait_healthy(topology: Topology, names: Iterable[str]) -> None:
                 raise DockerError(f"{name} stops again and again. It logged last:\n{last_words(name)}")
         for name in waiting:
             if time.monotonic() - begun > patience(name):
-                raise DockerError(f"{name} is not healthy after {patience(name)} s: {last_words(name)}")
+                raise DockerError(
+                    f"{name} is not healthy after {patience(name)} s. It logged last:\n{last_words(name)}"
+                )
         time.sleep(0.3)
 
 
@@ -72,5 +76,17 @@ def restarts(container: Mapping[str, Any], first: dict[str, int]) -> int:
 
 
 def last_words(container: str) -> str:
-    """Return the last lines that a container logged."""
-    return docker.capture(["logs", "--tail", "8", container]).strip() or "it logged nothing."
+    """Return the last lines that a container logged, without what logs in JSON add to them."""
+    lines = docker.capture(["logs", "--tail", "8", container]).strip().splitlines()
+    return "\n".join(plain(line) for line in lines) or "it logged nothing."
+
+
+def plain(line: str) -> str:
+    """Return the message of a JSON line, such as Keycloak's, whose stack traces have thousands of characters; others cut."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        entry = None
+    if isinstance(entry, dict) and isinstance(entry.get("message"), str):
+        line = f"{entry.get('level', '')} {entry['message']}".strip()
+    return line if len(line) <= LONGEST else line[: LONGEST - 1] + "…"

@@ -182,6 +182,21 @@ def test_several_problems_are_several_lines() -> None:
     assert str(PreflightError(["One.", "Two."])) == "One.\nTwo."
 
 
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ('{"level":"WARN","message":"slow","exception":{"frames":[]}}', "WARN slow"),
+        ('{"message":"no level"}', "no level"),
+        ('{"event":"refused"}', '{"event":"refused"}'),
+        ("[1]", "[1]"),
+        ("plain", "plain"),
+        ("x" * 400, "x" * 299 + "…"),
+    ],
+)
+def test_what_a_container_logged_is_shown_for_people(line: str, shown: str) -> None:
+    assert health.plain(line) == shown
+
+
 def container(name: str, status: str, restarts: int = 0) -> dict[str, Any]:
     return {"Id": name, "Name": f"/{name}", "RestartCount": restarts, "State": {"Health": {"Status": status}}}
 
