@@ -7,8 +7,11 @@
 \set password `cat "/secrets/$ROLE.password"`
 SELECT format('CREATE ROLE %I', :'role') WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'role') \gexec
 ALTER ROLE :"role" WITH LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS PASSWORD :'password';
+-- A role may change its own settings, and one that is read-only from the start could not work any more.
+ALTER ROLE :"role" RESET ALL;
 SELECT format('CREATE DATABASE %I OWNER %I', :'role', :'owner')
     WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = :'role') \gexec
 ALTER DATABASE :"role" OWNER TO :"owner";
+ALTER ROLE :"role" IN DATABASE :"role" RESET ALL;
 REVOKE ALL ON DATABASE :"role" FROM PUBLIC;
 GRANT CONNECT ON DATABASE :"role" TO :"role";

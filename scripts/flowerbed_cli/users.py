@@ -19,7 +19,7 @@ from flowerbed_topology import ROLES, Topology
 from flowerbed_topology.accounts import RESERVED
 
 from . import lock, passwords, people, realm, roster
-from .errors import AccountError
+from .errors import AccountError, DockerError
 from .project import Project
 
 NAME = re.compile(r"[a-z][a-z0-9._-]{1,61}[a-z0-9]")
@@ -111,12 +111,17 @@ def disable(project: Project, topology: Topology, name: str) -> list[str]:
     with lock.changing(project, "flowerbed user disable"):
         changes = enabling(topology, name, enabled=False)
         roster.claimed(project, name)
-        changes += [f"stopped run {run} of {name}" for run in people.stop(topology, name)]
+        left: list[str] = []
+        try:
+            changes += [f"stopped run {run} of {name}" for run in people.stop(topology, name)]
+        except (AccountError, DockerError) as error:
+            left.append(f"runs of {name} may go on. {error}")
         try:
             realm.disable(project, topology, name)
         except AccountError as error:
-            done = f"{name} is shut out of the SuperLink and has no runs, but not out of Keycloak; do this again later"
-            raise AccountError(f"{done}. {error}") from error
+            left.append(f"{name} is not shut out of Keycloak. {error}")
+        if left:
+            raise AccountError(f"{name} is shut out of the SuperLink, but do this again later: {' And '.join(left)}")
         return changes
 
 

@@ -6,6 +6,7 @@ taken out of every text parameter: PostgreSQL refuses what SQLite stored, and a 
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -41,6 +42,8 @@ _CHECKED = {"primary_task_type": 7, "series_id": 8}  # arguments of `create_run`
 POOL_SIZE, POOL_OVERFLOW, POOL_TIMEOUT_S = 5, 15, 10
 EXPIRY_INTERVAL_S = 1.0
 CLEAN_FOR_S, CLEAN_RUNS = 60.0, 4096
+# Control characters but tab, line feed and carriage return, and of escape sequences all but colours (ECMA-48, SGR).
+_CONTROLS = re.compile(r"\x1b(?!\[[0-9;]{0,20}m)|[\x01-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f\x7f-\x9f]")
 _DEPTH = "flowerbed.depth"  # key in a session's `info`
 
 
@@ -156,6 +159,10 @@ class PostgresLinkState(PostgresMixin, OwnedLinkState):
         if (now := time.monotonic()) >= self._expiry_due:
             self._expiry_due = now + EXPIRY_INTERVAL_S
             super()._cleanup_expired_task_tokens()
+
+    def add_task_log(self, task_id: int, log_message: str) -> None:
+        """Add to a task's log, without what would do more to the terminal of whoever reads it than colour it."""
+        super().add_task_log(task_id, _CONTROLS.sub("\ufffd", log_message))
 
     def cleanup_run(self, run_id: int) -> None:
         """Delete what a finished run has left; where nothing was found, look again after a minute at the earliest.

@@ -65,6 +65,8 @@ def test_a_second_start_keeps_data_and_follows_the_secrets(server: Server) -> No
     with server.connect("superlink", "first-Password'\\") as connection:
         connection.execute("CREATE TABLE runs (id int)")
         connection.execute("INSERT INTO runs VALUES (7)")
+        connection.execute("ALTER ROLE superlink SET default_transaction_read_only = on")
+        connection.execute("ALTER ROLE superlink IN DATABASE superlink SET statement_timeout = 1")
 
     server.lay_out("superlink.password", "second")
     (server.secrets / "gone.password").unlink()
@@ -72,6 +74,7 @@ def test_a_second_start_keeps_data_and_follows_the_secrets(server: Server) -> No
 
     with server.connect("superlink", "second") as connection:
         assert connection.execute("SELECT id FROM runs").fetchone() == (7,)
+        connection.execute("INSERT INTO runs SELECT 8 FROM pg_sleep(0.01)")
     assert "authentication failed" in refused(server, "superlink", "first-Password'\\")
     assert "not permitted to log in" in refused(server, "gone", "soon-gone")
 

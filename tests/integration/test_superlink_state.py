@@ -251,6 +251,16 @@ def test_nul_bytes_are_taken_out_of_logs_details_and_names(state: PostgresLinkSt
     assert [node.name for node in state.get_node_info(node_ids=[node_id])] == ["beforeafter"]
 
 
+def test_a_log_can_colour_a_terminal_and_do_nothing_else_to_it(state: PostgresLinkState) -> None:
+    _, task_id = _running(state)
+    kept = "\x1b[92mINFO\x1b[0m: \t50 %\r100 %\né"
+    state.add_task_log(task_id, kept)
+    assert state.get_task_log(task_id, None)[0] == kept
+    _, other = _running(state)
+    state.add_task_log(other, "\x1b[2J\x1b]0;title\x07\x9b31m\x08.")
+    assert state.get_task_log(other, None)[0] == "\ufffd[2J\ufffd]0;title\ufffd\ufffd31m\ufffd."
+
+
 def test_bytes_keep_their_nuls(state: PostgresLinkState) -> None:
     run_id, _ = _running(state)
     fab = b"\x00\x01\x00"

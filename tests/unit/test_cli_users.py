@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from flowerbed_cli import docker, passwords, people, realm, roster, up, users
-from flowerbed_cli.errors import AccountError
+from flowerbed_cli.errors import AccountError, DockerError
 from flowerbed_cli.project import KIT, Project
 from flowerbed_cli.users import Person, checked
 from flowerbed_keycloak import IdentityError, Report
@@ -167,10 +167,24 @@ def test_with_keycloak_away_disabling_says_what_it_did_and_what_not(
         raise AccountError("Keycloak does not answer.")
 
     monkeypatch.setattr(realm, "disable", away)
-    with pytest.raises(AccountError, match=r"^alex is shut out .* do this again later\. Keycloak does not answer\.$"):
+    with pytest.raises(AccountError, match=r"^alex is shut out .* do this again later: .*Keycloak does not answer\.$"):
         users.disable(project, TOPOLOGY, "alex")
     assert recorder.accounts["alex"]["enabled"] is False
     assert recorder.calls == ["put", "stop alex"]
+
+
+def test_with_runs_that_cannot_be_stopped_logins_end_all_the_same(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder(monkeypatch, listed(checked(TOPOLOGY, ALEX)))
+
+    def slow(*_: object) -> None:
+        raise DockerError("docker exec took longer than 60 s.")
+
+    monkeypatch.setattr(people, "stop", slow)
+    with pytest.raises(AccountError, match=r"^alex is shut out .*: runs of alex may go on\. docker exec took longer"):
+        users.disable(project, TOPOLOGY, "alex")
+    assert recorder.calls == ["put", "keycloak disable alex"]
 
 
 def test_a_reset_password_is_kept_for_the_operator_and_never_shown(
