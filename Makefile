@@ -33,8 +33,8 @@ status: $(VENV)/.ready ## one line per service and site
 logs: $(VENV)/.ready ## what the containers log (SERVICE=superlink for one)
 	@$(FLOWERBED) logs $(SERVICE)
 
-run: $(VENV)/.ready ## submit an app (APP=folder, CONFIG="key=value", AS=pipeline)
-	@$(FLOWERBED) run $(if $(APP),--app '$(APP)') $(if $(CONFIG),--run-config '$(CONFIG)') $(if $(AS),--as '$(AS)')
+run: $(VENV)/.ready ## submit an app (APP=folder, CONFIG="key=value", PIPELINE=demo)
+	@$(FLOWERBED) run $(if $(APP),--app '$(APP)') $(if $(CONFIG),--run-config '$(CONFIG)') $(if $(PIPELINE),--as '$(PIPELINE)')
 
 demo: ## from an empty host to a finished private training run
 	@scripts/demo.sh

@@ -51,7 +51,10 @@ def init(
     passphrase: Annotated[bool, typer.Option("--passphrase", help="Encrypt the CA key with a passphrase.")] = False,
     root_only: Annotated[bool, typer.Option("--root-only", help="Make no other certificate and no list yet.")] = False,
 ) -> None:
-    """Create the authority with everything that federation.yaml plans; what exists stays as it is."""
+    """Create the authority and every certificate of federation.yaml.
+
+    What exists stays as it is.
+    """
     project: Project = context.obj
     authority = project.authority()
     secret = custody.ask_new_passphrase() if passphrase and not authority.exists() else None
@@ -65,7 +68,10 @@ def init(
 
 @app.command()
 def issue(context: typer.Context, names: Names = None) -> None:
-    """Issue and renew what is due; with names, issue exactly those, revoked ones included."""
+    """Issue and renew what is due, or exactly the names given.
+
+    Revoked ones included.
+    """
     project: Project = context.obj
     authority, plan = project.authority(), project.plan()
     done = [authority.issue(project.leaf(name)) for name in names] if names else authority.ensure_leaves(plan)
@@ -92,7 +98,10 @@ def sign(
     request_sha256: Annotated[str | None, typer.Option(help="Expected SHA-256 of the CSR in DER.")] = None,
     supernode_sha256: Annotated[str | None, typer.Option(help="Expected SHA-256 of the SuperNode key in DER.")] = None,
 ) -> None:
-    """Sign the public key of a custodian's CSR; names and validity come from federation.yaml."""
+    """Sign the public key of a custodian's CSR.
+
+    Names and validity come from federation.yaml.
+    """
     project: Project = context.obj
     content = _read(request)
     issuing.public_key_of_request(content)  # what cannot be signed is not asked about
@@ -125,7 +134,10 @@ def revoke(
 
 @app.command()
 def crl(context: typer.Context) -> None:
-    """Sign the revocation list if something was revoked or fewer than 20 days of it are left."""
+    """Sign the revocation list if it is due.
+
+    It is when something was revoked, or fewer than 20 days of it are left.
+    """
     project: Project = context.obj
     authority = project.authority()
     _report_crl(authority, signed=authority.ensure_crl())
@@ -133,7 +145,7 @@ def crl(context: typer.Context) -> None:
 
 @app.command(name="list")
 def list_(context: typer.Context) -> None:
-    """List every certificate of the index: state, days left, serial, subject."""
+    """List every certificate of the index."""
     project: Project = context.obj
     authority = project.authority()
     for line in display.listing(authority.status(), authority.store.index()):
@@ -150,7 +162,10 @@ def show(context: typer.Context, name: Name) -> None:
 
 @app.command()
 def check(context: typer.Context) -> None:
-    """Check root, leaves, keys, modes and revocation list; exit code 2 if something must not be used as it is."""
+    """Check root, leaves, keys, modes and revocation list.
+
+    Exit code 2 if something must not be used as it is.
+    """
     project: Project = context.obj
     found = project.authority().check()
     for finding in found:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Mapping
+from threading import Event
 from typing import Any
 
 from flowerbed_topology import Topology
@@ -23,12 +24,13 @@ LONGEST = 300  # characters of a container's line that are shown
 SIGN_ON_AGAIN_S = 75
 
 
-def wait_healthy(topology: Topology, names: Iterable[str]) -> None:
-    """Wait until each of the containers is healthy.
+def wait_healthy(topology: Topology, names: Iterable[str], ended: Event | None = None) -> None:
+    """Wait until each of the containers is healthy, or until the waiting is `ended`.
 
     Raises:
         DockerError: one was not within its time, or keeps stopping; the message has its last log lines.
     """
+    ended = ended or Event()
     wanted = list(names)
     begun = time.monotonic()
     first: dict[str, int] = {}
@@ -46,7 +48,8 @@ def wait_healthy(topology: Topology, names: Iterable[str]) -> None:
                 raise DockerError(
                     f"{name} is not healthy after {patience(name)} s. It logged last:\n{last_words(name)}"
                 )
-        time.sleep(0.3)
+        if ended.wait(0.3):
+            raise DockerError(f"{waiting[0]} was not waited for any longer.")
 
 
 def started(topology: Topology) -> dict[str, tuple[str, str]]:

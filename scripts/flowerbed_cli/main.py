@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+import click
 import typer
 
 from flowerbed_ca.cli import app as ca_app
@@ -188,7 +189,17 @@ def clean(
 def main() -> None:
     """Run the command line; every known error is one sentence on standard error and exit code 2."""
     try:
-        app()
+        sys.exit(app(standalone_mode=False) or 0)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(2)
+    except click.UsageError as error:
+        place = f" See {error.ctx.command_path} --help." if error.ctx else ""
+        sys.stderr.write(f"{error.format_message()}{place}\n")
+        sys.exit(2)
+    except click.Abort:
+        sys.stderr.write("Stopped.\n")
+        sys.exit(130)
     except (FlowerbedError, TopologyError, CaError) as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(2)

@@ -88,6 +88,13 @@ def run(
                     console.print(line.rstrip(), markup=False, highlight=False, soft_wrap=True)
     except DockerError as error:
         lines = lines or [str(error)]
+    except KeyboardInterrupt:
+        if (found := RUN_ID.search("\n".join(lines))) is not None:
+            stop = f"flowerbed run-as {pipeline} -- flwr stop {found[1]} {CONNECTION}"
+            console.print(
+                f"Run {found[1]} goes on without being followed; {stop} ends it.", markup=False, soft_wrap=True
+            )
+        raise
     return conclude(lines)
 
 

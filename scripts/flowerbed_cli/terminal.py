@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import click
 import typer
 from rich.console import Console
 
@@ -10,6 +13,17 @@ from flowerbed_topology import Topology, load
 from .project import Project
 
 console = Console()
+
+
+class Help(click.HelpFormatter):
+    """Takes out the backslashes that Typer writes for rich, also where rich shows nothing (typer 0.20)."""
+
+    def write_dl(self, rows: Sequence[tuple[str, str]], *args: int, **kwargs: int) -> None:
+        """Write a list of definitions."""
+        super().write_dl([(term, text.replace("\\[", "[")) for term, text in rows], *args, **kwargs)
+
+
+click.Context.formatter_class = Help
 
 
 def topology_of(context: typer.Context) -> tuple[Project, Topology]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from threading import Event
 from typing import Any
 
 from rich.console import Console
@@ -59,7 +60,9 @@ class Progress:
 
     @contextmanager
     def step(self, what: str) -> Iterator[None]:
-        """Show a spinner while something takes its time."""
+        """Show a spinner while something takes its time, or a line where nobody would see it turn."""
+        if not self.console.is_terminal:
+            self.console.print(Text(f"  … {what}"))
         with self.console.status(Text(what)):
             yield
 
@@ -143,8 +146,8 @@ def ensure_containers(project: Project, topology: Topology, progress: Progress) 
     with progress.step("waiting for PostgreSQL, the SuperLink and the edge to be healthy"):
         wait_healthy(topology, [f"{topology.name}-{name}" for name in ("postgres", "superlink", "edge")])
     # Logins are brought in line beside the sites' start; where SuperNodes are new, before it: registering is an account's deed.
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        logins = pool.submit(ensure_logins, project, topology)
+    with ThreadPoolExecutor(max_workers=1) as pool, ended_with_us() as ended:
+        logins = pool.submit(ensure_logins, project, topology, ended)
         missing = unregistered(project, topology)
         if missing:
             with progress.step("waiting for Keycloak, and bringing accounts in line with federation.yaml"):
@@ -159,6 +162,17 @@ def ensure_containers(project: Project, topology: Topology, progress: Progress) 
     for name, identity in sorted(started(topology).items()):
         if before.get(name) != identity and name not in restarted:
             progress.changed(f"started {name}")
+
+
+@contextmanager
+def ended_with_us() -> Iterator[Event]:
+    """Give an event that is set when the block fails or is interrupted, for what goes on beside it."""
+    ended = Event()
+    try:
+        yield ended
+    except BaseException:
+        ended.set()
+        raise
 
 
 def ensure_departed(topology: Topology) -> list[str]:
@@ -228,12 +242,12 @@ class Logins:
             progress.warn(self.warning)
 
 
-def ensure_logins(project: Project, topology: Topology) -> Logins:
-    """Bring the list of people and Keycloak's realm in line with federation.yaml."""
+def ensure_logins(project: Project, topology: Topology, ended: Event | None = None) -> Logins:
+    """Bring the list of people and Keycloak's realm in line with federation.yaml; wait for neither once it is `ended`."""
     from . import realm  # its libraries take most of a second to import
 
     changes = roster.ensure_roster(project, topology)
-    wait_healthy(topology, [f"{topology.name}-keycloak"])
+    wait_healthy(topology, [f"{topology.name}-keycloak"], ended)
     if certificates.operator_revoked(project):
         return Logins(
             changes,

@@ -19,7 +19,7 @@ from flowerbed_topology import ROLES, Topology
 from flowerbed_topology.accounts import RESERVED
 
 from . import lock, passwords, people, realm, roster
-from .errors import AccountError, DockerError
+from .errors import AccountError, DockerError, FlowerbedError
 from .project import Project
 
 NAME = re.compile(r"[a-z][a-z0-9._-]{1,61}[a-z0-9]")
@@ -51,6 +51,10 @@ def checked(topology: Topology, person: Person) -> dict[str, Any]:
         raise AccountError(f"NAME is {person.name!r}: {rule}.")
     if person.name in RESERVED or person.name.startswith((*(f"{role}-" for role in ROLES), "pipeline-")):
         raise AccountError(f"NAME is {person.name!r}: that is one of the kit's own accounts, so choose another.")
+    if person.name in {site.name for site in topology.sites}:
+        raise AccountError(
+            f"NAME is {person.name!r}: the audit trail calls that site's SuperNode so, so choose another."
+        )
     if person.email and (len(person.email) > 200 or not EMAIL.fullmatch(person.email)):
         raise AccountError(f"--email is {person.email!r}: give an address such as name@example.org.")
     one_of("--organisation", [person.organisation], [item.name for item in topology.organisations])
@@ -106,23 +110,25 @@ def add(project: Project, topology: Topology, wanted: Person) -> list[str]:
 def disable(project: Project, topology: Topology, name: str) -> list[str]:
     """Shut a person out, end their sessions and stop their runs; return what changed. Sessions and runs are ended again.
 
-    The list comes first: the SuperLink reads it, so that even with Keycloak away nothing more is accepted from them.
+    The list comes first, without waiting for another command, which may wait for Keycloak itself: the SuperLink reads it, so that
+    nothing more is accepted from them.
     """
-    with lock.changing(project, "flowerbed user disable"):
-        changes = enabling(topology, name, enabled=False)
-        roster.claimed(project, name)
-        left: list[str] = []
-        try:
-            changes += [f"stopped run {run} of {name}" for run in people.stop(topology, name)]
-        except (AccountError, DockerError) as error:
-            left.append(f"runs of {name} may go on. {error}")
-        try:
+    changes = enabling(topology, name, enabled=False)
+    left: list[str] = []
+    try:
+        changes += [f"stopped run {run} of {name}" for run in people.stop(topology, name)]
+    except (AccountError, DockerError) as error:
+        left.append(f"runs of {name} may go on. {error}")
+    try:
+        with lock.changing(project, "flowerbed user disable"):
+            enabling(topology, name, enabled=False)  # who waited for may have let them in again
+            roster.claimed(project, name)
             realm.disable(project, topology, name)
-        except AccountError as error:
-            left.append(f"{name} is not shut out of Keycloak. {error}")
-        if left:
-            raise AccountError(f"{name} is shut out of the SuperLink, but do this again later: {' And '.join(left)}")
-        return changes
+    except FlowerbedError as error:
+        left.append(f"{name} is not shut out of Keycloak. {error}")
+    if left:
+        raise AccountError(f"{name} is shut out of the SuperLink, but do this again later: {' And '.join(left)}")
+    return changes
 
 
 def enable(project: Project, topology: Topology, name: str) -> list[str]:

@@ -93,12 +93,17 @@ class OidcLogin(ControlAuthnPlugin):
     def get_auth_tokens(self, device_code: str) -> AccountAuthCredentials | None:
         """Return the tokens of a login that was done, None while the person has not finished.
 
+        An identity provider that does not answer is asked again, as RFC 8628, section 3.5, says: `flwr` does so until the
+        login is too old.
+
         Raises:
-            HTTPException: 403, it was refused or took too long; 503, the identity provider cannot be asked.
+            HTTPException: 403, it was refused or took too long; 503, the tokens cannot be checked.
         """
         try:
             _check_grant(len(device_code) <= MAX_CODE)
-            access, refresh = _pair(self._provider.login_tokens(device_code))
+            if (answer := self._polled(device_code)) is None:
+                return None
+            access, refresh = _pair(answer)
             claims = self._usable(access)
         except ProviderRefusalError as error:
             if error.code in _WAITING:
@@ -186,6 +191,14 @@ class OidcLogin(ControlAuthnPlugin):
         done = [k for k, r in self._refreshes.items() if not r.users and now - r.at >= kept[r.pair is not None]]
         for key in done:
             del self._refreshes[key]
+
+    def _polled(self, device_code: str) -> dict[str, Any] | None:
+        try:
+            return self._provider.login_tokens(device_code)
+        except ProviderRefusalError:
+            raise
+        except ProviderError:  # said in the log by `provider`
+            return None
 
     def _usable(self, access: str) -> Claims:
         claims = self._tokens.validate(access)

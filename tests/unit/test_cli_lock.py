@@ -19,7 +19,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from flowerbed_cli import lock, main, people, preflight, realm, up, users
-from flowerbed_cli.errors import FlowerbedError
+from flowerbed_cli.errors import AccountError, FlowerbedError
 from flowerbed_cli.project import KIT, Project
 from flowerbed_keycloak import Report
 from flowerbed_topology import load
@@ -115,7 +115,7 @@ def test_nobody_else_on_the_host_can_hold_it(project: Project) -> None:
     assert lock.path(project).read_bytes() == b""
 
 
-@pytest.mark.parametrize("arguments", [["realm"], ["user", "disable", "alex"], ["user", "enable", "alex"],
+@pytest.mark.parametrize("arguments", [["realm"], ["user", "enable", "alex"],
     ["user", "reset", "alex"], ["user", "add", "alex", "--organisation", "north", "--role", "auditor"], ["up"],
 ])  # fmt: skip
 def test_what_changes_accounts_waits_and_changes_nothing_meanwhile(
@@ -130,6 +130,19 @@ def test_what_changes_accounts_waits_and_changes_nothing_meanwhile(
         done = CliRunner().invoke(main.app, ["--project", str(project.root), *arguments])
     assert isinstance(done.exception, FlowerbedError)  # which `main` shows as it is, with exit code 2
     assert "run this again when it has ended" in str(done.exception)
+
+
+def test_whoever_is_to_be_shut_out_is_so_while_another_command_waits(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "WAIT_S", 0.3)
+    done: list[str] = []
+    monkeypatch.setattr(users, "enabling", lambda *_, enabled: done.append(f"enabled {enabled}") or ["disabled alex"])
+    monkeypatch.setattr(people, "stop", lambda *_: done.append("stopped") or [])
+    monkeypatch.setattr(realm, "disable", lambda *_: done.append("realm"))
+    with holding(project), pytest.raises(AccountError, match=r"^alex is shut out of the SuperLink, but do this again"):
+        users.disable(project, TOPOLOGY, "alex")
+    assert done == ["enabled False", "stopped"]
 
 
 def test_looking_at_the_realm_waits_for_nobody(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
