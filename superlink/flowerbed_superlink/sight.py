@@ -94,6 +94,14 @@ def sites(manager: FlowerbedFederationManager, claims: Claims) -> list[str]:
     return [name for name in sorted(manager.topology.sites) if _sees_site(manager, claims, scopes, name)]
 
 
+def federations(manager: FlowerbedFederationManager, claims: Claims, site: str) -> list[str]:
+    """Return those federations of a site that an account may know of: all of its own site's, else those that it is in."""
+    scopes = VERBS["sites"].scopes_of(claims)
+    everything = Scope.ALL in scopes or (Scope.SITE in scopes and site == claims.organisation)
+    seen = manager.topology.federations if everything else manager.names_for(claims)
+    return sorted(name for name in seen if site in manager.topology.federations[name])
+
+
 def _within(manager: FlowerbedFederationManager, claims: Claims, scopes: frozenset[Scope], node_id: int) -> bool:
     site = manager.site_of(node_id)
     return site is not None and _sees_site(manager, claims, scopes, site)

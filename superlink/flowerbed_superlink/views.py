@@ -37,7 +37,7 @@ def flowerbed_sites(request: Request) -> dict[str, list[dict[str, Any]]]:
     """Return the sites that the account may see, with their registered SuperNodes."""
     manager, claims = _manager(request), _claims()
     nodes = {manager.site_of(node.node_id): node for node in manager.linkstate.get_node_info() if _registered(node)}
-    return {"sites": [_site(manager, name, nodes.get(name)) for name in sight.sites(manager, claims)]}
+    return {"sites": [_site(manager, claims, name, nodes.get(name)) for name in sight.sites(manager, claims)]}
 
 
 def _manager(request: Request) -> FlowerbedFederationManager:
@@ -68,15 +68,15 @@ def _run(run: Run, account: str, sites: list[str]) -> dict[str, Any]:
     }
 
 
-def _site(manager: FlowerbedFederationManager, name: str, node: NodeInfo | None) -> dict[str, Any]:
-    site, federations = manager.topology.sites[name], manager.topology.federations.items()
+def _site(manager: FlowerbedFederationManager, claims: Claims, name: str, node: NodeInfo | None) -> dict[str, Any]:
+    site = manager.topology.sites[name]
     now = datetime.now(UTC).timestamp()
     online = node is not None and node.status == "online" and node.online_until > now
     seen = node.online_until - HEARTBEAT_PATIENCE * node.heartbeat_interval if node is not None and online else None
     return {
         "name": name,
         "organisation": site.organisation,
-        "federations": sorted(federation for federation, members in federations if name in members),
+        "federations": sight.federations(manager, claims, name),
         "supernode": site.supernode,
         "node": node.node_id if node is not None else None,
         "online": online,

@@ -51,9 +51,16 @@ FEDERATION: dict[str, Any] = {
         }
         for number, name, title in SITES
     ],
-    "federations": [{"name": "cancer", "organisations": ["north", "south", "west"]}],
+    "federations": [
+        {"name": "cancer", "organisations": ["north", "south", "west"]},
+        # For whoever must not see what is in the first.
+        {"name": "rare", "organisations": ["west"]},
+    ],
     "identity": {"demo_people": True},
-    "pipelines": [{"name": "demo", "organisation": "north", "roles": ["researcher"]}],
+    "pipelines": [
+        {"name": "demo", "organisation": "north", "roles": ["researcher"]},
+        {"name": "outsider", "organisation": "west", "federations": ["rare"], "roles": ["researcher"]},
+    ],
 }
 
 

@@ -29,6 +29,7 @@ SMALL_FEDERATION: dict[str, Any] = {
     "networks": {zone: subnet.replace("10.2", "10.1", 1) for zone, subnet in FEDERATION["networks"].items()},
     "organisations": FEDERATION["organisations"][:1],
     "federations": [{"name": "alone", "organisations": ["north"]}],
+    "pipelines": FEDERATION["pipelines"][:1],
 }
 
 

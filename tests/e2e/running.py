@@ -22,6 +22,9 @@ PATIENCE_S = 400
 # Many short rounds that cost little epsilon, and go on without a site whose answer was lost.
 SHORT_ROUNDS = "noise-multiplier=8.0 local-steps=2 min-sites=2 round-timeout=60.0 wait-for-sites=120.0"
 
+# A run that goes on without work until somebody stops it: no federation here has that many sites.
+WAITING = "min-sites=99 wait-for-sites=7200.0"
+
 
 @lru_cache(maxsize=1)
 def demo_run(federation: Federation) -> tuple[int, str]:

@@ -2,32 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import time
 from pathlib import Path
-from typing import Any
 
 from .client import PROTOBUF, Edge, bearer, identity, signed, supernode_key
 from .federation import KIT, Federation
+from .trail import recorded, records
 
 ACTIVATE = "/v1/fleet/activate-node"
-
-
-def records(federation: Federation, **wanted: object) -> list[dict[str, Any]]:
-    """Return what an export holds, without the checkpoint."""
-    export = federation.root / "build" / "audit.jsonl"
-    federation.flowerbed("audit", "export", str(export))
-    found = [json.loads(line)["record"] for line in export.read_text().splitlines()[:-1]]
-    return [record for record in found if wanted.items() <= record.items()]
-
-
-def recorded(federation: Federation, **wanted: object) -> dict[str, Any]:
-    """Return the last record with these values, waiting up to 5 s for it."""
-    deadline = time.monotonic() + 5
-    while not (found := records(federation, **wanted)):
-        assert time.monotonic() < deadline, wanted
-        time.sleep(0.2)
-    return found[-1]
 
 
 def test_every_site_is_in_it_from_its_registration_on(federation: Federation) -> None:

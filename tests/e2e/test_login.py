@@ -7,25 +7,20 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect
 
-from flowerbed_cli import realm
-from flowerbed_cli.project import Project
-from flowerbed_keycloak.connection import KIT_CLIENT, administrator
-
 from .browser import PATIENCE_MS, Person, chromium, first_password
 from .federation import Federation
 from .laptop import Laptop, laptop
 from .running import PATIENCE_S, SHORT_ROUNDS, wait_for
+from .tokens import administrator, short_tokens
 
 # A round has time on a busy host too, and costs little epsilon.
 ONE_ROUND = "num-server-rounds=1 noise-multiplier=8.0 local-steps=2 round-timeout=300.0"
 LONG_RUN = f"num-server-rounds=200 {SHORT_ROUNDS}"
-SHORT_TOKEN_S = 5
 
 
 @pytest.fixture
@@ -42,18 +37,6 @@ def browser(
     with chromium(federation, tmp_path) as page:
         test = request.node.name.removeprefix("test_")
         yield lambda name: Person(page, name, first_password(federation, name), test)
-
-
-@contextmanager
-def short_tokens(federation: Federation) -> Iterator[None]:
-    """Let access tokens that are issued meanwhile live for seconds; `flowerbed realm` takes it back."""
-    access = realm.access(Project(federation.root), federation.topology)
-    admin = administrator(access, KIT_CLIENT, access.kit_secret, "flowerbed")
-    admin.update_realm("flowerbed", {"accessTokenLifespan": SHORT_TOKEN_S})
-    try:
-        yield
-    finally:
-        federation.flowerbed("realm")
 
 
 def test_a_person_logs_in_with_a_browser_and_runs_an_app_to_its_end(
@@ -247,9 +230,7 @@ def test_what_a_pipeline_that_ran_is_seen_in_views(federation: Federation) -> No
 
 def test_drift_in_the_realm_is_shown_and_taken_back(federation: Federation) -> None:
     assert "The realm is as it should be." in federation.flowerbed("realm", "--dry-run").stdout
-    access = realm.access(Project(federation.root), federation.topology)
-    admin = administrator(access, KIT_CLIENT, access.kit_secret, "flowerbed")
-    admin.update_realm("flowerbed", {"bruteForceProtected": False})
+    administrator(federation).update_realm("flowerbed", {"bruteForceProtected": False})
     for arguments in (["realm", "--dry-run"], ["realm"]):
         assert "bruteForceProtected" in federation.flowerbed(*arguments).stdout
     assert "The realm is as it should be." in federation.flowerbed("realm").stdout

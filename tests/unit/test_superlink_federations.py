@@ -14,6 +14,7 @@ from flwr.supercore.error import EntitlementError, FlowerError
 from flwr.supercore.typing import ActionContext, RegisterSupernodeContext, StartRunContext
 from flwr.superlink.federation import FederationManager, NoOpFederationManager
 
+from flowerbed_superlink import sight
 from flowerbed_superlink.asking import Asking, ask_as, claims_of
 from flowerbed_superlink.errors import MaterialError
 from flowerbed_superlink.federations import FlowerbedFederationManager
@@ -132,3 +133,21 @@ def test_the_only_federation_is_chosen() -> None:
         chosen_federation(["@a/b", "@a/c"])
     with pytest.raises(HTTPException, match="in no federation"):
         chosen_federation([])
+
+
+def test_a_sites_federations_are_named_to_who_is_in_them_or_answers_for_the_site(tmp_path: Path) -> None:
+    sites = {name: {"organisation": f"{name} clinic", "supernode": "0" * 64} for name in ("north", "west")}
+    topology = {"domain": "flowerbed.test", "consortium": "testers", "sites": sites}
+    federations = {"main": ["north", "west"], "rare": ["west"]}
+    (tmp_path / "federation.json").write_text(json.dumps(topology | {"federations": federations}))
+    made = FlowerbedFederationManager(tmp_path)
+
+    def seen(role: str, site: str) -> list[str]:
+        return sight.federations(
+            made, Claims(AID, "somebody", "west", frozenset({"rare"}), frozenset({role}), 0.0, "flwr"), site
+        )
+
+    assert seen("researcher", "west") == ["rare"]
+    assert seen("custodian", "west") == ["main", "rare"]
+    assert seen("operator", "north") == seen("auditor", "north") == ["main"]
+    assert seen("researcher", "north") == seen("custodian", "north") == []
