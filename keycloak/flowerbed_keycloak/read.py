@@ -78,13 +78,14 @@ def role_name(role: Mapping[str, Any], clients: Mapping[str, str]) -> str:
 def groups(admin: KeycloakAdmin) -> dict[str, dict[str, Any]]:
     """Return every group by its path, parents first."""
     made: dict[str, dict[str, Any]] = {}
+    # python-keycloak writes the page that it asks for into what it is given, and reads one page alone where there is one.
     whole = {"briefRepresentation": "false"}
-    waiting = admin.get_groups(whole)
+    waiting = admin.get_groups(dict(whole))
     while waiting:
         group = waiting.pop(0)
         made[group["path"]] = group
-        lacking = group.get("subGroupCount") and not group.get("subGroups")
-        waiting += admin.get_group_children(group["id"], whole) if lacking else group.get("subGroups") or []
+        if group.get("subGroupCount"):
+            waiting += admin.get_group_children(group["id"], dict(whole))
     return made
 
 
