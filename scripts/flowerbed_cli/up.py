@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,7 +31,7 @@ from . import (
     roster,
     secrets,
 )
-from .errors import DockerError
+from .errors import DockerError, FlowerbedError
 from .files import write_tree
 from .health import started, wait_healthy
 from .project import Project
@@ -143,8 +143,10 @@ def ensure_containers(project: Project, topology: Topology, progress: Progress) 
     with progress.step("waiting for PostgreSQL, the SuperLink and the edge to be healthy"):
         wait_healthy(topology, [f"{topology.name}-{name}" for name in ("postgres", "superlink", "edge")])
     # Logins are brought in line beside the sites' start; where SuperNodes are new, before it: registering is an account's deed.
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        logins = pool.submit(ensure_logins, project, topology)
+    with (
+        ThreadPoolExecutor(max_workers=1) as pool,
+        told(pool.submit(ensure_logins, project, topology), progress) as logins,
+    ):
         missing = unregistered(project, topology)
         if missing:
             with progress.step("waiting for Keycloak, and bringing accounts in line with federation.yaml"):
@@ -153,7 +155,7 @@ def ensure_containers(project: Project, topology: Topology, progress: Progress) 
         with progress.step("starting SuperNodes and executors, and waiting for every container to be healthy"):
             in_parallel(lambda site: ensure_site(project, site, SITE), topology.sites)
             wait_healthy(topology, expected(project, topology))
-            logins.result().show(progress)
+            logins.result()
     for site in missing:
         progress.changed(f"registered SuperNode of {site}")
     for name, identity in sorted(started(topology).items()):
@@ -226,6 +228,21 @@ class Logins:
             progress.changed(line)
         if self.warning:
             progress.warn(self.warning)
+
+
+@contextmanager
+def told(logins: Future[Logins], progress: Progress) -> Iterator[Future[Logins]]:
+    """Show at the end what was done for logins, also where something else failed: where first passwords lie is said once."""
+    try:
+        yield logins
+    except FlowerbedError as error:
+        failed = logins.exception()
+        if failed and failed is not error:
+            progress.warn(str(failed))
+        raise
+    finally:
+        if not logins.exception():
+            logins.result().show(progress)
 
 
 def ensure_logins(project: Project, topology: Topology) -> Logins:
