@@ -19,7 +19,7 @@ from flowerbed_keycloak.connection import BOOTSTRAP_CLIENT, Connection
 from flowerbed_keycloak.read import current_state
 from flowerbed_keycloak.state import differences
 from images_support import docker
-from keycloak_drift import AUDITOR, CUSTODIAN, DRIFTS, RESEARCHER, imported_key, person
+from keycloak_drift import AUDITOR, CUSTODIAN, DRIFTS, RESEARCHER, client, imported_key, person
 from keycloak_people import TOKENS, NotLoggedInError, account_token, device_login
 from keycloak_support import SECRETS, Keycloak, account, claims, password
 
@@ -217,6 +217,12 @@ def test_drift_is_repaired_by_one_run_and_by_no_dry_run(drifted: dict[str, Repor
     assert drifted["run"].writes
     assert (drifted["after"].lines, drifted["after"].writes) == ((), 0)
     assert not any("guessed" in line or SECRETS["grafana"] in line for line in drifted["run"].lines)
+
+
+def test_nobody_is_left_who_administers_the_realm(drifted: dict[str, Report], admin: KeycloakAdmin) -> None:
+    assert drifted
+    for role in ("realm-admin", "manage-users"):
+        assert admin.get_client_role_members(client(admin, "realm-management"), role) == []
 
 
 def test_people_who_are_not_listed_stay_and_are_named(drifted: dict[str, Report], admin: KeycloakAdmin) -> None:
