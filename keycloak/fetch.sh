@@ -15,17 +15,28 @@ if [ -s /run/secrets/host_ca ]; then
         -in /run/secrets/host_ca -out "$work/trust.p12"
     export MAVEN_OPTS="-Djavax.net.ssl.trustStore=$work/trust.p12 -Djavax.net.ssl.trustStorePassword=changeit"
 fi
+# Prints Maven's settings: the proxy's URL in its parts, decoded (RFC 3986, section 2.1) and escaped for XML.
+settings() {
+    perl -e '
+        my ($url) = @ARGV;
+        my ($scheme, $login, $host, $port) = $url =~ m{^(?:(https?)://)?(?:(.*)\@)?([^\@:/\[\]]+|\[[^\]]+\])(?::(\d+))?/?$}
+            or die "HTTPS_PROXY is no proxy\x27s URL: give http://host:port or http://login:password\@host:port.\n";
+        my %part = (host => $host =~ tr/[]//dr, port => $port // ($scheme eq "https" ? 443 : 80));
+        if (defined $login) {
+            my ($name, $password) = split /:/, $login, 2;
+            @part{qw(username password)} = map { s/%([0-9a-fA-F]{2})/chr hex $1/ger } $name, $password // "";
+        }
+        print "<proxies><proxy><protocol>https</protocol>";
+        for (sort keys %part) {
+            my $text = $part{$_} =~ s/[&<>]/"&#" . ord($&) . ";"/ger;
+            print "<$_>$text</$_>";
+        }
+        print "</proxy></proxies>";' "$1"
+}
 proxy=${HTTPS_PROXY:-${https_proxy:-}}
-proxy=${proxy#*://} proxy=${proxy%%/*}
 {
     echo '<settings>'
-    if [ -n "$proxy" ]; then
-        login=${proxy%@*} host=${proxy##*@}
-        [ "$login" = "$proxy" ] && login=
-        echo "<proxies><proxy><protocol>https</protocol><host>${host%:*}</host><port>${host##*:}</port>"
-        [ -z "$login" ] || echo "<username>${login%%:*}</username><password>${login#*:}</password>"
-        echo '</proxy></proxies>'
-    fi
+    [ -z "$proxy" ] || settings "$proxy"
     echo '</settings>'
 } >"$work/settings.xml"
 

@@ -92,6 +92,18 @@ def pipeline_account(admin: KeycloakAdmin) -> None:
     admin.assign_realm_roles(user["id"], [admin.get_realm_role("operator")])
 
 
+def other_page(admin: KeycloakAdmin) -> None:
+    pages = admin.get_client(client(admin, "account-console"))["redirectUris"]
+    set_client(admin, "account-console", redirectUris=[*pages, "https://theirs.invalid/*"])
+
+
+def administering_client(admin: KeycloakAdmin) -> None:
+    set_client(admin, "account", publicClient=False, serviceAccountsEnabled=True)
+    management = client(admin, "realm-management")
+    user = admin.get_client_service_account_user(client(admin, "account"))
+    admin.assign_client_role(user["id"], management, [admin.get_client_role(management, "realm-admin")])
+
+
 def in_master(admin: KeycloakAdmin, drift: Drift) -> None:
     admin.change_current_realm("master")
     try:
@@ -250,6 +262,11 @@ DRIFTS: dict[str, tuple[Drift, str]] = {
         lambda a: set_client(a, "admin-cli", enabled=True),
         "client admin-cli: enabled is True, wanted False",
     ),
+    "page of Keycloak's own client": (
+        other_page,
+        "client account-console: redirectUris is /realms/flowerbed/account/*, https://theirs.invalid/*, wanted /realms/",
+    ),
+    "account of Keycloak's own client": (administering_client, "service account account: extra"),
     "mapper added": (rogue_mapper, "client flwr: mappers.x is "),
     "scope": (
         lambda a: a.add_client_default_client_scope(

@@ -76,6 +76,7 @@ def remove(target: Target, kind: Kind, name: str) -> None:
         target.changed("people")
     elif kind == "identity provider":
         doors.remove_identity_provider(target.admin, name)
+    # A service account goes with its client, or as that is brought to what is wanted: no client has one that is not.
 
 
 def _realm(target: Target, name: str, wanted: Fields, missing: bool) -> None:
@@ -171,20 +172,23 @@ def _client(target: Target, name: str, wanted: Fields, _: bool) -> None:
     found = target.clients()[name]
     identity = found["id"]
     _update_client(target, found, plain, wanted)
-    if "mappers" in wanted:
-        _mappers(target, found, mappers)
+    _mappers(target, found, mappers)
     if "scopeRoles" in wanted:
         _scope(target, identity, texts(wanted["scopeRoles"]))
         _scopes(target, identity)
 
 
 def _update_client(target: Target, found: Mapping[str, Any], plain: Fields, wanted: Fields) -> None:
+    there = {key: value for key, value in (found.get("attributes") or {}).items() if key not in read.NOTES}
+    # Keycloak lets nobody change realm-management, not even into what it is.
+    if there == wanted["attributes"] and all(
+        canonical(found.get(key), like=plain[key]) == canonical(plain[key]) for key in plain
+    ):
+        return
     body = {**found, **plain}
     body.pop("protocolMappers", None)
-    if "attributes" in wanted:
-        goal, there = mapping(wanted["attributes"]), found.get("attributes") or {}
-        # An empty one is removed.
-        body["attributes"] = {**{key: goal.get(key, "") for key in there}, **goal}
+    # An empty one is removed.
+    body["attributes"] = {**dict.fromkeys(there, ""), **mapping(wanted["attributes"])}
     target.admin.update_client(found["id"], body)
     target.changed("clients")
 

@@ -24,6 +24,13 @@ Entry = tuple[tuple[Kind, str], Fields]
 # Made by Keycloak in every realm. The first three could log people in, or administer, beside the kit's own clients.
 CLOSED = ("admin-cli", "broker", "security-admin-console")
 BUILT_IN = (*CLOSED, "account", "account-console", "realm-management")
+# Of those that have pages: root, and what is below it.
+_PAGES = {
+    "account": ("${authBaseUrl}", "/realms/flowerbed/account/"),
+    "account-console": ("${authBaseUrl}", "/realms/flowerbed/account/"),
+    "security-admin-console": ("${authAdminUrl}", "/admin/flowerbed/console/"),
+}
+_TOKENS = ("access", "id", "userinfo", "introspection")
 
 
 @dataclass(frozen=True)
@@ -75,8 +82,8 @@ def entries(topology: Topology, secrets: Mapping[str, str]) -> Iterator[Entry]:
     yield ("client", "hub"), _web(topology, "hub", "JupyterHub", "/hub/oauth_callback", _secret(secrets, "hub"))
     grafana = _web(topology, "grafana", "Grafana", "/login/generic_oauth", _secret(secrets, "grafana"))
     yield ("client", "grafana"), grafana
-    for name in CLOSED:
-        yield ("client", name), {"enabled": False, "directAccessGrantsEnabled": False}
+    for name in BUILT_IN:
+        yield ("client", name), _built_in(name)
 
 
 def _secret(secrets: Mapping[str, str], client: str) -> str:
@@ -146,6 +153,51 @@ def _web(topology: Topology, host: str, name: str, callback: str, secret: str) -
     claims = _claims(in_id_token=True, audience=host == "hub")
     fields: dict[str, Value] = {"standardFlowEnabled": True, "redirectUris": [url + callback], "secret": secret}
     return _client(name, claims, attributes, **fields)
+
+
+def _built_in(name: str) -> Fields:
+    """A client of Keycloak's own as Keycloak 26.7 makes it, but for what is closed; not its client scopes, nor its roles."""
+    root, base = _PAGES.get(name, ("", ""))
+    public = name == "admin-cli" or bool(base)
+    return {
+        "enabled": name not in CLOSED,
+        "publicClient": public,
+        "bearerOnly": not public,
+        "standardFlowEnabled": name != "admin-cli",
+        "implicitFlowEnabled": False,
+        "directAccessGrantsEnabled": False,
+        "serviceAccountsEnabled": False,
+        "fullScopeAllowed": name in ("admin-cli", "security-admin-console"),
+        "authenticationFlowBindingOverrides": {},
+        "rootUrl": root,
+        "baseUrl": base,
+        "adminUrl": "",
+        "redirectUris": [f"{base}*"] if base else [],
+        "webOrigins": ["+"] if name == "security-admin-console" else [],
+        "attributes": _built_in_attributes(name),
+        "mappers": _built_in_mappers(name),
+    }
+
+
+def _built_in_attributes(name: str) -> dict[str, Value]:
+    made: dict[str, Value] = {}
+    if name in _PAGES:
+        made["post.logout.redirect.uris"] = "+"
+    if name.endswith("-console"):
+        made["pkce.code.challenge.method"] = "S256"
+    if name in ("admin-cli", "security-admin-console"):
+        made["client.use.lightweight.access.token.enabled"] = "true"
+    return made
+
+
+def _built_in_mappers(name: str) -> dict[str, Value]:
+    if name == "account-console":
+        return {"audience resolve": _mapper("oidc-audience-resolve-mapper", {})}
+    if name == "security-admin-console":
+        everywhere: dict[str, Value] = {f"{where}.token.claim": "true" for where in _TOKENS}
+        config = everywhere | _into("locale") | {"user.attribute": "locale"}
+        return {"locale": _mapper("oidc-usermodel-attribute-mapper", config)}
+    return {}
 
 
 def _claims(*, in_id_token: bool = False, audience: bool = True) -> dict[str, Value]:

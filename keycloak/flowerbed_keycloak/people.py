@@ -32,21 +32,26 @@ def disable(access: Access, name: str) -> None:
         KeycloakDownError: Keycloak does not answer.
         KeycloakRefusedError: there is nobody of that name.
     """
-    with _somebody(access, name, f"to disable {name}") as (admin, identity):
-        admin.update_user(identity, admin.get_user(identity) | {"enabled": False})
-        admin.user_logout(identity)
+    _set_enabled(access, name, enabled=False)
 
 
 def enable(access: Access, name: str) -> None:
-    """Let a person log in again.
+    """Let a person log in again, and forget their wrong attempts.
 
     Raises:
         KeycloakDownError: Keycloak does not answer.
         KeycloakRefusedError: there is nobody of that name.
     """
-    with _somebody(access, name, f"to enable {name}") as (admin, identity):
-        admin.update_user(identity, admin.get_user(identity) | {"enabled": True})
-        admin.clear_bruteforce_attempts_for_user(identity)
+    _set_enabled(access, name, enabled=True)
+
+
+def _set_enabled(access: Access, name: str, *, enabled: bool) -> None:
+    with _somebody(access, name, f"to {'enable' if enabled else 'disable'} {name}") as (admin, identity):
+        admin.update_user(identity, admin.get_user(identity) | {"enabled": enabled})
+        if enabled:
+            admin.clear_bruteforce_attempts_for_user(identity)
+        else:
+            admin.user_logout(identity)
 
 
 @contextmanager

@@ -11,14 +11,14 @@ from typing import Any
 
 from keycloak import KeycloakAdmin
 
-from .clients import AID, BUILT_IN, CLOSED
+from .clients import AID, BUILT_IN
 from .doors import doors
 from .realm import DEFAULT_ROLES, MASTER, REALM
 from .state import Fields, Kind, State, Value
 
 BUILT_IN_ROLES = (DEFAULT_ROLES, "offline_access", "uma_authorization")
 # Keycloak's own notes in a client's attributes.
-_NOTES = frozenset({"client.secret.creation.time", "realm_client"})
+NOTES = frozenset({"client.secret.creation.time", "realm_client"})
 _ACCOUNT = ("enabled", "email", "firstName", "lastName", "attributes")
 
 
@@ -34,13 +34,9 @@ def current_state(admin: KeycloakAdmin) -> State:
     state.update({("role", name): fields for name, fields in roles(admin, found).items()})
     tree = groups(admin)
     state.update({("group", path): group_fields(item) for path, item in tree.items()})
-    state.update({("client", item["clientId"]): client(admin, item) for item in found if _ours(item["clientId"])})
+    state.update({("client", item["clientId"]): client(admin, item) for item in found})
     state.update(accounts(admin, tree, found))
     return state
-
-
-def _ours(name: str) -> bool:
-    return name in CLOSED or name not in BUILT_IN
 
 
 def realm(admin: KeycloakAdmin, name: str) -> Fields:
@@ -78,13 +74,14 @@ def role_name(role: Mapping[str, Any], clients: Mapping[str, str]) -> str:
 def groups(admin: KeycloakAdmin) -> dict[str, dict[str, Any]]:
     """Return every group by its path, parents first."""
     made: dict[str, dict[str, Any]] = {}
+    # python-keycloak writes the page that it asks for into what it is given, and reads one page alone where there is one.
     whole = {"briefRepresentation": "false"}
-    waiting = admin.get_groups(whole)
+    waiting = admin.get_groups(dict(whole))
     while waiting:
         group = waiting.pop(0)
         made[group["path"]] = group
-        lacking = group.get("subGroupCount") and not group.get("subGroups")
-        waiting += admin.get_group_children(group["id"], whole) if lacking else group.get("subGroups") or []
+        if group.get("subGroupCount"):
+            waiting += admin.get_group_children(group["id"], dict(whole))
     return made
 
 
@@ -96,12 +93,12 @@ def group_fields(group: Mapping[str, Any]) -> Fields:
 
 
 def client(admin: KeycloakAdmin, found: Mapping[str, Any]) -> Fields:
-    """Return a client with its mappers by name and the roles that its tokens may name."""
+    """Return a client with its mappers by name and, where it is not Keycloak's own, the roles that its tokens may name."""
     mappers: dict[str, Value] = {
         item["name"]: {"protocolMapper": item["protocolMapper"], "config": item["config"]}
         for item in found.get("protocolMappers") or ()
     }
-    attributes = {key: value for key, value in (found.get("attributes") or {}).items() if key not in _NOTES}
+    attributes = {key: value for key, value in (found.get("attributes") or {}).items() if key not in NOTES}
     fields = {**found, "attributes": attributes, "mappers": mappers}
     if found["clientId"] not in BUILT_IN:
         fields["scopeRoles"] = [item["name"] for item in admin.get_realm_roles_of_client_scope(found["id"])]

@@ -28,7 +28,7 @@ EVENTS_KEPT = (
 _DESCRIPTIONS = {
     "operator": "Registers and removes SuperNodes, and sees every run.",
     "custodian": "Sees what runs on their organisation's node.",
-    "researcher": "Submits runs in their federations, and sees, stops and pulls them.",
+    "researcher": "Submits runs in their federations, sees everybody's there, and stops and pulls their own.",
     "auditor": "Reads everything, and changes nothing.",
 }
 

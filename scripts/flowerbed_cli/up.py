@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Event
@@ -32,7 +32,7 @@ from . import (
     roster,
     secrets,
 )
-from .errors import DockerError
+from .errors import DockerError, FlowerbedError
 from .files import write_tree
 from .health import started, wait_healthy
 from .project import Project
@@ -146,8 +146,12 @@ def ensure_containers(project: Project, topology: Topology, progress: Progress) 
     with progress.step("waiting for PostgreSQL, the SuperLink and the edge to be healthy"):
         wait_healthy(topology, [f"{topology.name}-{name}" for name in ("postgres", "superlink", "edge")])
     # Logins are brought in line beside the sites' start; where SuperNodes are new, before it: registering is an account's deed.
-    with ThreadPoolExecutor(max_workers=1) as pool, ended_with_us() as ended:
-        logins = pool.submit(ensure_logins, project, topology, ended)
+    ended = Event()
+    with (
+        ThreadPoolExecutor(max_workers=1) as pool,
+        told(pool.submit(ensure_logins, project, topology, ended), progress) as logins,
+        ended_with_us(ended),
+    ):
         missing = unregistered(project, topology)
         if missing:
             with progress.step("waiting for Keycloak, and bringing accounts in line with federation.yaml"):
@@ -156,7 +160,7 @@ def ensure_containers(project: Project, topology: Topology, progress: Progress) 
         with progress.step("starting SuperNodes and executors, and waiting for every container to be healthy"):
             in_parallel(lambda site: ensure_site(project, site, SITE), topology.sites)
             wait_healthy(topology, expected(project, topology))
-            logins.result().show(progress)
+            logins.result()
     for site in missing:
         progress.changed(f"registered SuperNode of {site}")
     for name, identity in sorted(started(topology).items()):
@@ -165,11 +169,10 @@ def ensure_containers(project: Project, topology: Topology, progress: Progress) 
 
 
 @contextmanager
-def ended_with_us() -> Iterator[Event]:
-    """Give an event that is set when the block fails or is interrupted, for what goes on beside it."""
-    ended = Event()
+def ended_with_us(ended: Event) -> Iterator[None]:
+    """Set an event when the block fails or is interrupted, for what goes on beside it."""
     try:
-        yield ended
+        yield
     except BaseException:
         ended.set()
         raise
@@ -240,6 +243,21 @@ class Logins:
             progress.changed(line)
         if self.warning:
             progress.warn(self.warning)
+
+
+@contextmanager
+def told(logins: Future[Logins], progress: Progress) -> Iterator[Future[Logins]]:
+    """Show at the end what was done for logins, also where something else failed: where first passwords lie is said once."""
+    try:
+        yield logins
+    except FlowerbedError as error:
+        failed = logins.exception()
+        if failed and failed is not error:
+            progress.warn(str(failed))
+        raise
+    finally:
+        if not logins.exception():
+            logins.result().show(progress)
 
 
 def ensure_logins(project: Project, topology: Topology, ended: Event | None = None) -> Logins:

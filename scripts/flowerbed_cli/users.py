@@ -25,6 +25,8 @@ from .project import Project
 NAME = re.compile(r"[a-z][a-z0-9._-]{1,61}[a-z0-9]")
 # Narrower than RFC 5321: what Keycloak refuses must not reach the list of people.
 EMAIL = re.compile(r"[\w%+-]+(?:\.[\w%+-]+)*@(?:[^\W_](?:[\w-]*[^\W_])?\.)+[a-zA-Z]{2,}", re.ASCII)
+# What accounts of demo people, of pipelines and, in Keycloak, of clients are called.
+OWN = (*(f"{role}-" for role in ROLES), "pipeline-", "service-account-")
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ def checked(topology: Topology, person: Person) -> dict[str, Any]:
     if not NAME.fullmatch(person.name):
         rule = "give 3 to 63 of a-z, 0-9, dot, hyphen and underscore, a letter first"
         raise AccountError(f"NAME is {person.name!r}: {rule}.")
-    if person.name in RESERVED or person.name.startswith((*(f"{role}-" for role in ROLES), "pipeline-")):
+    if person.name in RESERVED or person.name.startswith(OWN):
         raise AccountError(f"NAME is {person.name!r}: that is one of the kit's own accounts, so choose another.")
     if person.name in {site.name for site in topology.sites}:
         raise AccountError(

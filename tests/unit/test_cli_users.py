@@ -53,6 +53,7 @@ def test_a_person_is_of_all_their_organisations_federations_unless_said() -> Non
         ({"name": "a" * 64}, "give 3 to 63"),
         ({"name": "researcher-north"}, "one of the kit's own accounts"),
         ({"name": "pipeline-demo"}, "one of the kit's own accounts"),
+        ({"name": "service-account-kit"}, "one of the kit's own accounts"),
         ({"name": "flowerbed"}, "one of the kit's own accounts"),
         ({"organisation": "nowhere"}, "--organisation is 'nowhere': give one of north, south, west."),
         ({"roles": ["admin"]}, "--role is 'admin': give one of operator, custodian, researcher, auditor."),

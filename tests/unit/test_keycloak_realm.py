@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowerbed_keycloak import IdentityError, State, desired_state
-from flowerbed_keycloak.clients import CLOSED
+from flowerbed_keycloak.clients import BUILT_IN, CLOSED
 from flowerbed_keycloak.doors import actions, named, placed, requirements
 from flowerbed_keycloak.fresh import BINDINGS, KEY_PROVIDER, KEYS
 from flowerbed_keycloak.reconcile import people_notes, shut_out
@@ -39,7 +39,7 @@ def test_it_holds_what_the_topology_names() -> None:
         *("/organisations", "/organisations/north", "/organisations/south"),
         *("/federations", "/federations/main", "/federations/pilot"),
     }
-    assert names("client") == {"flwr", "kit", "hub", "grafana", "pipeline-demo", *CLOSED}
+    assert names("client") == {"flwr", "kit", "hub", "grafana", "pipeline-demo", *BUILT_IN}
     assert names("service account") == {"kit", "pipeline-demo"}
     assert names("person") == {f"{role}-{name}" for role in ROLES for name in ("north", "south")}
 
@@ -79,7 +79,7 @@ def test_no_attribute_is_a_persons_own_to_change() -> None:
     assert profile["flowerbed_aid"]["permissions"]["view"] == ["admin"]
     behind_claims = {
         mapper["config"].get("user.attribute")
-        for name in names("client") - set(CLOSED)
+        for name in names("client") - set(BUILT_IN)
         for mapper in fields("client", name)["mappers"].values()
     }
     assert behind_claims - {None} <= set(profile["declared"])
@@ -110,7 +110,7 @@ def test_each_client_has_one_way_in(client: str, allowed: set[str]) -> None:
 
 
 def test_grafana_alone_has_tokens_that_the_superlink_refuses() -> None:
-    with_audience = {name for name in names("client") - set(CLOSED) if "audience" in fields("client", name)["mappers"]}
+    with_audience = {name for name in names("client") if "audience" in fields("client", name)["mappers"]}
     assert with_audience == {"flwr", "kit", "pipeline-demo", "hub"}
 
 
@@ -118,6 +118,21 @@ def test_redirects_lead_to_the_edge_alone() -> None:
     for client in ("hub", "grafana"):
         assert all(uri.startswith(f"{TOPOLOGY.url(client)}/") for uri in fields("client", client)["redirectUris"])
         assert fields("client", client)["attributes"]["pkce.code.challenge.method"] == "S256"
+
+
+def test_keycloaks_own_clients_act_for_nobody_and_lead_to_its_own_pages() -> None:
+    for name in BUILT_IN:
+        made = fields("client", name)
+        assert made["enabled"] is (name not in CLOSED)
+        assert not any(made[flow] for flow in ("serviceAccountsEnabled", "directAccessGrantsEnabled"))
+        assert all(uri.startswith("/") for uri in made["redirectUris"])
+
+
+def test_no_client_has_an_account_that_is_not_wanted() -> None:
+    """Why an account that is not wanted goes by itself."""
+    for name in names("client"):
+        has_one = fields("client", name)["serviceAccountsEnabled"]
+        assert has_one is (name in names("service account"))
 
 
 def test_a_pipeline_acts_where_the_topology_says() -> None:
