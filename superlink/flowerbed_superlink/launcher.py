@@ -215,7 +215,7 @@ class BoundedUvicorn:
         Raises:
             StartupError: Flower has fallen back to something of its own.
         """
-        check_in_force(app)
+        check_in_force(app, held_pulls=settings().held_pulls)
         adopt(app)
         if not _OURS.isdisjoint(options) or options.get("workers") != 1:
             raise StartupError("Flower calls uvicorn in another way than flwr 1.41.0 does: install the pinned version.")
@@ -236,7 +236,7 @@ def adopt(app: FastAPI) -> None:
         raise StartupError(f"{error}: run `make up` again.") from error
 
 
-def check_in_force(app: FastAPI) -> None:
+def check_in_force(app: FastAPI, *, held_pulls: bool) -> None:
     """Check that Flower uses our plugins: a missing name makes it fall back without a word.
 
     Raises:
@@ -246,6 +246,7 @@ def check_in_force(app: FastAPI) -> None:
     from flowerbed_superlink.artifacts import ResultsProvider
     from flowerbed_superlink.federations import FlowerbedFederationManager
     from flowerbed_superlink.gate import Gate
+    from flowerbed_superlink.holds import Holds
     from flowerbed_superlink.login import OidcLogin
     from flowerbed_superlink.state import PostgresLinkState, PostgresObjectStore
     from flowerbed_superlink.submissions import check_submission
@@ -262,6 +263,7 @@ def check_in_force(app: FastAPI) -> None:
         "gate as outermost middleware": app.user_middleware[0].cls is cast("object", Gate),
         "access control within it": app.user_middleware[1].cls is cast("object", Access),
         "check of submissions as innermost": app.user_middleware[-1].kwargs.get("dispatch") is check_submission,
+        "held pulls around it": (app.user_middleware[-2].cls is cast("object", Holds)) is held_pulls,
         "SuperNode authentication": app.state.enable_supernode_auth is True,
         "SuperExec secret": bool(app.state.superexec_auth_secret),
     }
