@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import getrandbits
 
 import pytest
 from flwr.app import ArrayRecord, Error, MetricRecord, RecordDict
@@ -123,7 +124,7 @@ def new_node(state: PostgresLinkState, site: TestSite, interval_s: float = 30) -
 
 def instruction(run_id: int, node_id: int, number: int = 0, ttl_s: float = 3600) -> Message:
     """Return a message with arrays, so with objects below its own."""
-    content = RecordDict({"m": MetricRecord({"number": number}), "a": ArrayRecord()})
+    content = RecordDict({"m": MetricRecord({"number": number, "unique": getrandbits(60)}), "a": ArrayRecord()})
     return identified(
         make_message(
             content=content,
@@ -144,7 +145,11 @@ def instruction(run_id: int, node_id: int, number: int = 0, ttl_s: float = 3600)
 
 def reply_to(message: Message, error: str = "") -> Message:
     """Return a SuperNode's reply, with its content or an error."""
-    said = {"error": Error(code=0, reason=error)} if error else {"content": message.content}
+    said = (
+        {"error": Error(code=0, reason=error)}
+        if error
+        else {"content": RecordDict({"m": MetricRecord({"unique": getrandbits(60)})})}
+    )
     metadata = message.metadata
     return identified(
         make_message(

@@ -1,4 +1,4 @@
-"""What is to be delivered, as questions to Flower's tables; nothing here changes or locks a row.
+"""What is to be delivered, as questions to Flower's tables and as statements; who asks and answers is in `delivering`.
 
 A message is *whole* when its object and all objects below it are in the object store. A SuperNode's confirmation deletes
 them, so that a message whose own object is still there has not been confirmed: it is offered (again) to its node.
@@ -6,7 +6,7 @@ them, so that a message whose own object is still there has not been confirmed: 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from flwr.supercore.constant import NodeStatus
@@ -19,15 +19,20 @@ from sqlalchemy import (
     ARRAY,
     BigInteger,
     ColumnElement,
+    Delete,
     Select,
     String,
+    TableValuedAlias,
+    Update,
     and_,
     any_,
     bindparam,
+    delete,
     exists,
     func,
     or_,
     select,
+    update,
 )
 from sqlalchemy.orm import Session
 
@@ -48,42 +53,107 @@ def settled(session: Session, message_ids: Collection[str]) -> set[str]:
     """Return those of these messages whose reply is whole, or that can end only in an error now; one statement, no locks."""
     if not message_ids:
         return set()
-    asked = bindparam("messages", list(message_ids), ARRAY(String))
-    wanted = func.unnest(asked).table_valued("message_id").render_derived()
+    wanted = _asked(message_ids)
+    too_old = MessageIns.created_at + MessageIns.ttl <= now().timestamp()
+    hopeless = or_(MessageIns.message_id.is_(None), too_old, gone())
     query = (
         select(wanted.c.message_id)
         .outerjoin(MessageIns, MessageIns.message_id == wanted.c.message_id)
         .outerjoin(Node, Node.node_id == MessageIns.dst_node_id)
         .outerjoin(MessageRes, MessageRes.reply_to_message_id == wanted.c.message_id)
-        .where(or_(lost(), and_(MessageRes.message_id.is_not(None), whole(MessageRes.message_id))))
+        .where(or_(hopeless, and_(MessageRes.message_id.is_not(None), complete())))
     )
     return set(session.scalars(query))
 
 
+def claim(node_id: int, limit: int | None, run_id: int | None) -> Update:
+    """Return the statement that marks a node's next messages as offered and returns them with their federations' ids."""
+    chosen = select(MessageIns.message_id).where(MessageIns.dst_node_id == uint64_to_int64(node_id), *deliverable())
+    if run_id is not None:
+        chosen = chosen.where(MessageIns.run_id == uint64_to_int64(run_id))
+    # One that was never offered has '' for its time, which comes first: what cannot be received blocks nothing else.
+    chosen = chosen.order_by(MessageIns.delivered_at, MessageIns.created_at, MessageIns.message_id).limit(limit)
+    locked = chosen.with_for_update(skip_locked=True, of=MessageIns).cte("chosen")
+    return (
+        update(MessageIns)
+        .where(MessageIns.message_id.in_(select(locked.c.message_id)), Run.run_id == MessageIns.run_id)
+        .values(delivered_at=now().isoformat())
+        .returning(MessageIns, Run.federation_id)
+        .execution_options(synchronize_session=False, populate_existing=True)
+    )
+
+
+def standing(message_ids: Collection[str]) -> Select[Any]:
+    """Return the query for how messages stand: a row for each, with its reply, `whole` if that is, `gone` if its node is."""
+    wanted = _asked(message_ids)
+    query = (
+        select(
+            wanted.c.message_id,
+            MessageIns,
+            MessageRes,
+            Run.federation_id,
+            and_(MessageRes.message_id.is_not(None), complete()).label("whole"),
+            gone().label("gone"),
+        )
+        .select_from(wanted)
+        .outerjoin(MessageIns, MessageIns.message_id == wanted.c.message_id)
+        .outerjoin(Run, Run.run_id == MessageIns.run_id)
+        .outerjoin(Node, Node.node_id == MessageIns.dst_node_id)
+        .outerjoin(MessageRes, MessageRes.reply_to_message_id == wanted.c.message_id)
+    )
+    return query.execution_options(populate_existing=True)
+
+
+def forget_received(run_id: int) -> Delete:
+    """Return the statement that deletes a run's messages whose replies the ServerApp has confirmed, with the replies."""
+    received = delete(MessageRes).where(MessageRes.run_id == uint64_to_int64(run_id), ~in_store(MessageRes.message_id))
+    ids = received.returning(MessageRes.reply_to_message_id).cte("received")
+    statement = delete(MessageIns).where(MessageIns.message_id.in_(select(ids.c.reply_to_message_id)))
+    return statement.execution_options(synchronize_session=False)
+
+
+def of_node(node_id: int, conditions: Sequence[ColumnElement[bool]]) -> Select[MessageIns]:
+    """Return the query for those of a node's messages, in runs that go on, that meet these conditions."""
+    query = select(MessageIns).where(MessageIns.dst_node_id == uint64_to_int64(node_id), *_alive(), *conditions)
+    return query.execution_options(populate_existing=True)
+
+
 def deliverable() -> tuple[ColumnElement[bool], ...]:
     """Return the conditions under which a row of `message_ins` is offered to its node."""
+    answered = exists().where(MessageRes.reply_to_message_id == MessageIns.message_id)
+    return (*_alive(), in_store(MessageIns.message_id), ~answered, whole(MessageIns.message_id))
+
+
+def unanswered() -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions under which a message has no reply, or one that is not whole."""
+    return (~exists().where(MessageRes.reply_to_message_id == MessageIns.message_id, complete()),)
+
+
+def in_hand() -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions under which a node works on a message: confirmed, or replied to in part."""
+    begun = exists().where(MessageRes.reply_to_message_id == MessageIns.message_id)
+    return (*unanswered(), MessageIns.delivered_at != "", or_(begun, ~in_store(MessageIns.message_id)))
+
+
+def _alive() -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions under which a message is not too old and its run goes on."""
     return (
         MessageIns.created_at + MessageIns.ttl > now().timestamp(),
         exists().where(
             Run.run_id == MessageIns.run_id, Task.task_id == Run.primary_task_id, Task.finished_at.is_(None)
         ),
-        in_store(MessageIns.message_id),
-        ~exists().where(MessageRes.reply_to_message_id == MessageIns.message_id),
-        whole(MessageIns.message_id),
     )
 
 
-def lost() -> ColumnElement[bool]:
-    """Return the condition under which a message, joined with its node, gets no reply any more: gone, too old, node away."""
-    current = now().timestamp()
-    return or_(
-        MessageIns.message_id.is_(None),
-        MessageIns.created_at + MessageIns.ttl <= current,
-        Node.node_id.is_(None),
-        Node.status == NodeStatus.UNREGISTERED,
-        Node.online_until.is_(None),
-        Node.online_until < current,
-    )
+def gone() -> ColumnElement[bool]:
+    """Return the condition under which the node that a message was joined with is away or not there."""
+    away = or_(Node.online_until.is_(None), Node.online_until < now().timestamp())
+    return or_(Node.node_id.is_(None), Node.status == NodeStatus.UNREGISTERED, away)
+
+
+def complete() -> ColumnElement[bool]:
+    """Return the condition that a reply is whole, or was and has been confirmed since."""
+    return whole(MessageRes.message_id)
 
 
 def in_store(root: Any) -> ColumnElement[bool]:  # noqa: ANN401  a mapped column
@@ -101,3 +171,8 @@ def _missing(root: Any) -> Select[Any]:  # noqa: ANN401  a mapped column
     tree = tree.union(select(ObjectChild.child_id).where(ObjectChild.parent_id == tree.c.object_id))
     missing = select(StoredObject.object_id).join(tree, StoredObject.object_id == tree.c.object_id)
     return missing.where(StoredObject.is_available == 0)
+
+
+def _asked(message_ids: Collection[str]) -> TableValuedAlias:
+    asked = bindparam("messages", list(message_ids), ARRAY(String))
+    return func.unnest(asked).table_valued("message_id").render_derived()

@@ -18,7 +18,6 @@ from flwr.server.superlink.linkstate.linkstate import LinkState
 from flwr.supercore.constant import TaskType
 from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.object_store.object_store import ObjectStore
-from flwr.supercore.object_store.sql_object_store import SqlObjectStore
 from flwr.supercore.run import Run
 from flwr.supercore.sql_mixin import SqlMixin
 from flwr.supercore.state.schema.objectstore_models import RunObject
@@ -30,6 +29,8 @@ from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.exc import InvalidatePoolError
 
 from flowerbed_superlink.database import connect_arguments
+from flowerbed_superlink.delivering import DeliveringLinkState
+from flowerbed_superlink.objects import LevelObjectStore
 from flowerbed_superlink.owned import OwnedLinkState
 from flowerbed_superlink.settings import settings
 
@@ -110,11 +111,11 @@ class PostgresMixin(SqlMixin):
         return tables
 
 
-class PostgresObjectStore(PostgresMixin, SqlObjectStore):
+class PostgresObjectStore(PostgresMixin, LevelObjectStore):
     """Flower's ObjectStore on PostgreSQL."""
 
 
-class PostgresLinkState(PostgresMixin, OwnedLinkState):
+class PostgresLinkState(PostgresMixin, OwnedLinkState, DeliveringLinkState):
     """Flower's LinkState on PostgreSQL, which starts ServerApps and nothing else, each in a series of its own."""
 
     _expiry_due = float("-inf")

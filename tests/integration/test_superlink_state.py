@@ -192,21 +192,22 @@ def test_a_task_is_claimed_by_one_of_many(state: PostgresLinkState, second: Post
         assert len([token for token in tokens if token]) == 1
 
 
-def test_each_message_is_delivered_to_one_of_many_pulls(state: PostgresLinkState, second: PostgresLinkState) -> None:
+def test_many_pulls_get_every_message_until_it_is_confirmed(
+    state: PostgresLinkState, second: PostgresLinkState
+) -> None:
     run_id, _ = _running(state)
     node_id = _node(state)
-    sent = {state.store_message_ins(_message(run_id, node_id)) for _ in range(24)}
-    assert None not in sent
+    sent = {_stored(state, run_id, _identified(_message(run_id, node_id))) for _ in range(24)}
 
     def pull(one: PostgresLinkState) -> list[str]:
         got: list[str] = []
         while messages := one.get_message_ins(node_id, limit=1):
             got += [message.metadata.message_id for message in messages]
+            one.object_store.delete(got[-1])
         return got
 
     pulled = _at_once([partial(pull, one) for one in [state, second] * 4])
-    received = [message_id for got in pulled for message_id in got]
-    assert sorted(received) == sorted(filter(None, sent))
+    assert {message_id for got in pulled for message_id in got} == sent
 
 
 def test_as_many_pulls_as_messages_leave_nobody_empty(state: PostgresLinkState, second: PostgresLinkState) -> None:
@@ -215,7 +216,7 @@ def test_as_many_pulls_as_messages_leave_nobody_empty(state: PostgresLinkState, 
     for _ in range(5):
         node_id = _node(state)
         for _ in range(8):
-            assert state.store_message_ins(_message(run_id, node_id))
+            assert _stored(state, run_id, _identified(_message(run_id, node_id)))
         pulls = [partial(one.get_message_ins, node_id, limit=1) for one in [state, second] * 4]
         received = [message.metadata.message_id for got in _at_once(pulls) for message in got]
         assert len(received) == len(set(received)) == 8
@@ -399,7 +400,7 @@ def test_a_custodian_sees_what_their_node_was_given_work_of_after_the_messages_a
     assert site is not None
     (given, _), (other, _) = _running(state), _running(state)
     for run_id in (given, other):
-        assert state.store_message_ins(_message(run_id, node_id))
+        assert _stored(state, run_id, _identified(_message(run_id, node_id)))
     assert state.get_message_ins(node_id, limit=1, run_id=given)
     assert state.stop_run(given)
     custodian = _asks("custodian", site)
