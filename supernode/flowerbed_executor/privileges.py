@@ -101,6 +101,7 @@ def acting_as(uid: int, action: Callable[[], None]) -> bool:
     if pid == 0:
         code = 1
         try:
+            signal.set_wakeup_fd(-1)
             os.closerange(3, os.sysconf("SC_OPEN_MAX"))
             os.setgroups([])
             os.setresgid(uid, uid, uid)
