@@ -75,6 +75,13 @@ class DeliveringLinkState(SqlLinkState):
             self.delete_messages(left)
             return [_message(row) for row, _ in rows if row.message_id not in left]
 
+    def was_sent(self, node_id: int, run_id: int, message_id: str) -> bool:
+        """Return whether a message of this run is to this node."""
+        query = select(MessageIns.run_id).where(MessageIns.message_id == message_id)
+        query = query.where(MessageIns.dst_node_id == uint64_to_int64(node_id))
+        with self.session() as session:
+            return session.scalar(query) == uint64_to_int64(run_id)
+
     def _reaches(self, node_id: int, federation_id: str) -> bool:
         return bool(self.federation_manager.has_node(node_id, federation_id))
 

@@ -1,6 +1,6 @@
 """What Flower's handlers would accept and we do not, checked after authentication and parsing; not who may call.
 
-Also what Flower has no hook for: an unfinished run's results, messages confirmed by another run than theirs, and 503 while
+Also what Flower has no hook for: an unfinished run's results, messages confirmed by whom they are not for, and 503 while
 the database is away.
 """
 
@@ -232,11 +232,14 @@ def _pull_unfinished(request: Request, message: PullArtifactsRequest) -> bool:
 
 
 def _owns(request: Request, message: ConfirmMessageReceivedRequest) -> bool:
-    """Return whether the object is of the caller's run; Flower would delete any object that somebody confirms."""
-    state, run_id = request.app.state.linkstate_factory.state(), message.run_id
-    if request.scope["path"].startswith(RUNTIME):
-        task = state.get_task_by_token(request.headers.get(TASK_TOKEN_HEADER, ""))
-        if task is None:
-            return True  # not authenticated, which Flower says itself
-        run_id = task.run_id
-    return bool(state.has_object(run_id, message.message_object_id))
+    """Return whether a message is the caller's to confirm; Flower would delete any object that somebody confirms.
+
+    A SuperNode confirms what was sent to it, a ServerApp what is its run's.
+    """
+    state = request.app.state.linkstate_factory.state()
+    if not request.scope["path"].startswith(RUNTIME):
+        return bool(state.was_sent(message.node.node_id, message.run_id, message.message_object_id))
+    task = state.get_task_by_token(request.headers.get(TASK_TOKEN_HEADER, ""))
+    if task is None:
+        return True  # not authenticated, which Flower says itself
+    return bool(state.has_object(task.run_id, message.message_object_id))
