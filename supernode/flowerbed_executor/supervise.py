@@ -30,8 +30,11 @@ _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 _GRACE = 5.0
 """Seconds that a task has after END_TASK."""
 
-_PASSED_ON = ("PATH", "TZ", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
-"""What a task keeps of the container's environment."""
+_PASSED_ON = (
+    *("PATH", "TZ", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"),
+    "FLOWERBED_HELD_PULLS",
+)
+"""What a task keeps of the container's environment; the last one says what `waits` leaves out."""
 
 _TURN = 0.2
 """Seconds between looks at the clock and the record; the task's output, its end and signals wake at once."""
