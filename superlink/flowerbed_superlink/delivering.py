@@ -36,6 +36,7 @@ from sqlalchemy.orm import Session
 
 from flowerbed_superlink import delivery
 from flowerbed_superlink.log import event
+from flowerbed_superlink.objects import LevelObjectStore
 
 RESTARTED = "The SuperNode was started anew while it worked on this message."
 SIGNED_OFF = "The SuperNode signed off while it worked on this message."
@@ -45,6 +46,16 @@ IDLE_S = 35.0  # longer than any one request of a client lasts, so that two pull
 
 _IDS = ["run_id", "src_node_id", "dst_node_id"]
 _answered: ContextVar[frozenset[str]] = ContextVar("flowerbed_answered", default=frozenset())
+
+
+class ConfirmedObjectStore(LevelObjectStore):
+    """ObjectStore in which the end of a reply's object, which is its confirmation, is the end of reply and message."""
+
+    def delete(self, object_id: str) -> None:
+        """Delete an object and those below it, and the message that it is the reply to."""
+        with self._mutation_session() as session:
+            session.execute(delivery.forget(object_id))
+            super().delete(object_id)
 
 
 class DeliveringLinkState(SqlLinkState):
@@ -130,7 +141,6 @@ class DeliveringLinkState(SqlLinkState):
         if not message_ids:
             return []
         with self.session() as session:
-            session.execute(delivery.forget_received(run_id))
             rows = session.execute(delivery.standing(message_ids)).all()
             if any(row.MessageIns and row.MessageIns.run_id != uint64_to_int64(run_id) for row in rows):
                 raise ValueError("`message_ids` contains invalid IDs")

@@ -104,11 +104,10 @@ def standing(message_ids: Collection[str]) -> Select[Any]:
     return query.execution_options(populate_existing=True)
 
 
-def forget_received(run_id: int) -> Delete:
-    """Return the statement that deletes a run's messages whose replies the ServerApp has confirmed, with the replies."""
-    received = delete(MessageRes).where(MessageRes.run_id == uint64_to_int64(run_id), ~in_store(MessageRes.message_id))
-    ids = received.returning(MessageRes.reply_to_message_id).cte("received")
-    statement = delete(MessageIns).where(MessageIns.message_id.in_(select(ids.c.reply_to_message_id)))
+def forget(reply_id: str) -> Delete:
+    """Return the statement that deletes a reply, if it is one, with the message that it replies to."""
+    reply = delete(MessageRes).where(MessageRes.message_id == reply_id).returning(MessageRes.reply_to_message_id).cte()
+    statement = delete(MessageIns).where(MessageIns.message_id.in_(select(reply.c.reply_to_message_id)))
     return statement.execution_options(synchronize_session=False)
 
 
@@ -152,7 +151,7 @@ def gone() -> ColumnElement[bool]:
 
 
 def complete() -> ColumnElement[bool]:
-    """Return the condition that a reply is whole, or was and has been confirmed since."""
+    """Return the condition that a reply is whole."""
     return whole(MessageRes.message_id)
 
 

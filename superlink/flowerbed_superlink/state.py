@@ -29,8 +29,7 @@ from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.exc import InvalidatePoolError
 
 from flowerbed_superlink.database import connect_arguments
-from flowerbed_superlink.delivering import DeliveringLinkState
-from flowerbed_superlink.objects import LevelObjectStore
+from flowerbed_superlink.delivering import ConfirmedObjectStore, DeliveringLinkState
 from flowerbed_superlink.owned import OwnedLinkState
 from flowerbed_superlink.settings import settings
 
@@ -111,7 +110,7 @@ class PostgresMixin(SqlMixin):
         return tables
 
 
-class PostgresObjectStore(PostgresMixin, LevelObjectStore):
+class PostgresObjectStore(PostgresMixin, ConfirmedObjectStore):
     """Flower's ObjectStore on PostgreSQL."""
 
 
