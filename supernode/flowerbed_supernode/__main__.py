@@ -58,13 +58,13 @@ def run(settings: Settings) -> tuple[int, str]:
 
 def install(settings: Settings) -> GracefulStop:
     """Wrap what this package wraps of Flower's, in this process only; return what knows of a stop."""
-    from . import holds, liveness, replies, routes, stop, waits
+    from . import holds, incoming, liveness, replies, routes, stop, waits
 
     held_pulls = settings.held_pulls and waits.fits()
     graceful = stop.GracefulStop(settings.drain_seconds, stop.HELD_PULL_SECONDS if held_pulls else stop.PULL_SECONDS)
-    loop_time, incoming = waits.LoopTime(), holds.Incoming()
+    loop_time, tasks = waits.LoopTime(), incoming.Incoming()
     if held_pulls:
-        routes.install(holds.install(incoming))
+        routes.install(holds.install(tasks))
         replies.install(loop_time.replied)
     else:
         routes.install()
@@ -72,7 +72,7 @@ def install(settings: Settings) -> GracefulStop:
     liveness.install(liveness.Liveness(settings.alive))
     stop.install(graceful)
     if held_pulls:
-        waits.install(loop_time, incoming)
+        waits.install(loop_time, tasks)
     return graceful
 
 

@@ -1,26 +1,20 @@
 """Holds SuperExec's question for a task until there is one whose message is wholly there; not for other routes.
 
-Flower creates a task before it has stored its message and pulled the message's objects. A ClientApp that is faster
-fails ("No messages received") or waits a second for an object. So no task can be claimed before that (`Incoming`), and
-the question is answered at that moment (`HeldAcquires`). Holding is plain ASGI: a held question costs no thread.
+When that is, `incoming` knows. Holding is plain ASGI: a held question costs no thread.
 """
 
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from enum import Enum
-from functools import wraps
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from fastapi import FastAPI
-from flwr.common.constant import Status
 from flwr.proto.runtime_pb2 import AcquireTaskRequest
-from flwr.proto.task_pb2 import Task
 from flwr.supercore.corestate import CoreState
 from flwr.supercore.dependencies.superexec import authenticate_superexec_request
 from flwr.supercore.error import FlowerError
@@ -29,6 +23,8 @@ from flwr.supercore.protobuf.constants import PROTOBUF_MEDIA_TYPE
 from google.protobuf.message import DecodeError
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .incoming import Incoming
 
 if TYPE_CHECKING:
     from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
@@ -41,81 +37,6 @@ LOOK_SECONDS = 1.0
 
 PATH = "/v1/runtime/acquire-task"
 _METHOD = "/flwr.proto.Runtime/AcquireTask"
-
-
-class Incoming:
-    """The tasks of this SuperNode, and whether the message of the newest is still on its way in. From any thread."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._pulling = self._receiving = False
-        self._open: dict[int, Task] = {}
-        self._listeners: set[Callable[[], None]] = set()
-
-    @contextmanager
-    def pull(self) -> Iterator[None]:
-        """Within one pull of the main loop's: a task that it creates cannot be claimed until it has ended."""
-        self._pulling = True
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._pulling = self._receiving = False
-            self.tell()
-
-    def listen(self, listener: Callable[[], None]) -> Callable[[], None]:
-        """Call `listener`, from any thread, when a pull has ended; return what ends that."""
-        with self._lock:
-            self._listeners.add(listener)
-
-        def forget() -> None:
-            with self._lock:
-                self._listeners.discard(listener)
-
-        return forget
-
-    def tell(self) -> None:
-        """Call every listener."""
-        with self._lock:
-            listeners = list(self._listeners)
-        for listener in listeners:
-            listener()
-
-    def ready(self, request: AcquireTaskRequest) -> bool:
-        """Return whether the request would be given a task now. Changes nothing in Flower's state."""
-        with self._lock:
-            if self._receiving:
-                return False
-            for task_id, task in list(self._open.items()):
-                if task.status.status == Status.FINISHED:
-                    del self._open[task_id]
-            return any(
-                task.type in request.supported_task_types or task.fab_hash in request.agentapp_fab_hashes
-                for task in self._open.values()
-                if task.status.status == Status.PENDING
-            )
-
-    def install(self) -> None:
-        """Wrap what creates a task and what claims one."""
-        node_state = import_module("flwr.supernode.nodestate.in_memory_nodestate").InMemoryNodeState
-        create, claim = node_state.create_task, node_state.claim_task
-
-        @wraps(create)
-        def create_and_keep(state: InMemoryNodeState, *args: Any, **kwargs: Any) -> int | None:  # noqa: ANN401 - Flower's
-            with self._lock:
-                self._receiving = self._pulling
-            task_id: int | None = create(state, *args, **kwargs)
-            if task_id is not None:
-                with self._lock:
-                    self._open[task_id] = state.task_store[task_id]
-            return task_id
-
-        @wraps(claim)
-        def claim_if_whole(state: InMemoryNodeState, task_id: int) -> str | None:
-            with self._lock:
-                return None if self._receiving else claim(state, task_id)
-
-        node_state.create_task, node_state.claim_task = create_and_keep, claim_if_whole
 
 
 def install(incoming: Incoming) -> Callable[[FastAPI], None]:
@@ -131,6 +52,7 @@ class _End(Enum):
     """Why a hold has ended before there was a task and before its time was over."""
 
     DISCONNECTED = "disconnected"
+    REPEATED = "repeated"
     REPLACED = "replaced"
     STOPPED = "stopped"
 
@@ -161,7 +83,8 @@ class HeldAcquires:
     """Middleware: a verified question for a task waits until there is one; every other request passes.
 
     Flower's own route is called once, with the question as it came, or not at all: when the client has gone, when a
-    newer question from the same address has replaced this one, and when the SuperNode stops (both answered empty).
+    newer question from the same address has replaced this one, and when the SuperNode stops (both answered empty). A
+    second request with the nonce of one that is held is refused.
     """
 
     def __init__(self, app: ASGIApp, incoming: Incoming, held: Held) -> None:
@@ -175,14 +98,16 @@ class HeldAcquires:
         body = await _body(receive)
         if body is None:
             return
-        wanted, address = _verified(scope, body), (scope.get("client") or ("", 0))[0]
-        ended = await self._hold(wanted, address, receive) if wanted else None
-        if ended is _End.DISCONNECTED:
-            return
-        if ended:
-            await _answer_empty(send)
-        else:
+        question = _verified(scope, body)
+        if question is None:
             await self._app(scope, _replaying(body, receive), send)
+            return
+        with self._held.nonce(question) as new:
+            ended = await self._hold(question.wanted, question.address, receive) if new else _End.REPEATED
+            if ended is None:
+                await self._app(scope, _replaying(body, receive), send)
+            elif ended is not _End.DISCONNECTED:
+                await _answer(send, 401 if ended is _End.REPEATED else 200)
 
     async def _hold(self, wanted: AcquireTaskRequest, address: str, receive: Receive) -> _End | None:
         """Wait for a task; return what ended the wait instead, None for a task or the end of its time."""
@@ -209,7 +134,22 @@ class Held:
 
     def __init__(self) -> None:
         self._holds: dict[str, _Hold] = {}
+        self._nonces: set[str] = set()
         self._stopped = False
+
+    @contextmanager
+    def nonce(self, question: _Question) -> Iterator[bool]:
+        """While a question is held and answered; False if one with its nonce is. Used up at the end, as by Flower's route."""
+        if question.nonce in self._nonces:
+            yield False
+            return
+        self._nonces.add(question.nonce)
+        try:
+            yield True
+        finally:
+            # False where Flower's route has done so.
+            question.use_up()
+            self._nonces.discard(question.nonce)
 
     @contextmanager
     def by(self, address: str, hold: _Hold) -> Iterator[None]:
@@ -232,31 +172,47 @@ class Held:
             hold.end(_End.STOPPED)
 
 
-class _Unreserved:
-    """Flower's store of nonces, read only: the nonce is reserved when the question reaches Flower's own route."""
+@dataclass
+class _Question:
+    """A question for a task, and its nonce, which Flower reserves when its own route is called.
 
-    def __init__(self, state: InMemoryNodeState) -> None:
-        self._state, self.fresh = state, False
+    Stands in for Flower's store of nonces in Flower's own check: it only looks whether the nonce is there.
+    """
+
+    wanted: AcquireTaskRequest
+    address: str
+    state: InMemoryNodeState
+    reservation: tuple[str, str, float] | None = None
+
+    @property
+    def nonce(self) -> str:
+        """The nonce; empty if Flower's check did not come to it."""
+        return self.reservation[1] if self.reservation else ""
 
     def reserve_nonce(self, namespace: str, nonce: str, expires_at: float) -> bool:
         """Return whether it could be reserved."""
-        del expires_at
-        self.fresh = (namespace, nonce) not in self._state.nonce_store
-        return self.fresh
+        self.reservation = (namespace, nonce, expires_at)
+        return (namespace, nonce) not in self.state.nonce_store
+
+    def use_up(self) -> None:
+        """Reserve the nonce if Flower's route has not."""
+        if self.reservation:
+            self.state.reserve_nonce(*self.reservation)
 
 
-def _verified(scope: Scope, body: bytes) -> AcquireTaskRequest | None:
+def _verified(scope: Scope, body: bytes) -> _Question | None:
     """Return the question if it may be held: it asks for something, and Flower's own check accepts who asks."""
     request = Request({**scope, "state": {}})
-    nonces = _Unreserved(request.app.state.runtime_state_factory.state())
     try:
         wanted = AcquireTaskRequest.FromString(body)
+        state = request.app.state.runtime_state_factory.state()
+        question = _Question(wanted, (scope.get("client") or ("", 0))[0], state)
         request.state.protobuf_request = wanted
-        authenticate_superexec_request(request, cast(CoreState, nonces), _METHOD)
+        authenticate_superexec_request(request, cast(CoreState, question), _METHOD)
     except (DecodeError, FlowerError):
         return None
     # Without a secret Flower accepts everybody and asks for no nonce: nobody is held.
-    return wanted if nonces.fresh and (wanted.supported_task_types or wanted.agentapp_fab_hashes) else None
+    return question if question.nonce and (wanted.supported_task_types or wanted.agentapp_fab_hashes) else None
 
 
 async def _body(receive: Receive) -> bytes | None:
@@ -288,8 +244,8 @@ def _replaying(body: bytes, receive: Receive) -> Receive:
     return replay
 
 
-async def _answer_empty(send: Send) -> None:
-    """Answer as Flower does when there is no task: a message without fields has no bytes."""
+async def _answer(send: Send, status: int) -> None:
+    """Answer without a task: in Flower's form that is a message without fields, which has no bytes."""
     headers = [(b"content-type", PROTOBUF_MEDIA_TYPE.encode()), (b"content-length", b"0")]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": b""})

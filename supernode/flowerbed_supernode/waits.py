@@ -19,7 +19,7 @@ from importlib import import_module
 from typing import Any
 
 from . import pinned
-from .holds import Incoming
+from .incoming import Incoming
 
 log = logging.getLogger("flowerbed.supernode")
 
