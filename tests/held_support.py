@@ -5,7 +5,9 @@ They speak to the SuperLink directly; a SuperNode's sends what the edge would ad
 
 from __future__ import annotations
 
+import signal
 import ssl
+import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,7 +28,7 @@ from flwr.proto.fleet_pb2 import (
     PullMessagesResponse,
     PushMessagesRequest,
 )
-from flwr.proto.message_pb2 import PushObjectRequest
+from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, PushObjectRequest
 from flwr.proto.node_pb2 import Node as NodeProto
 from flwr.proto.runtime_pb2 import (
     AcquireTaskRequest,
@@ -84,7 +86,7 @@ class Edge:
 class Node:
     """A SuperNode's Fleet connection."""
 
-    def __init__(self, world: World, site: TestSite, trust: ssl.SSLContext | None = None) -> None:
+    def __init__(self, world: World, site: TestSite, trust: ssl.SSLContext | None = None, node_id: int = 0) -> None:
         headers = {k: v for k, v in site.headers().items() if k != "flwr-public-key"}
         chain = [
             RuntimeVersionHttpInterceptor(component_name="SuperNode"),
@@ -95,7 +97,7 @@ class Node:
         self.client = FleetHttpClient(f"https://localhost:{world.port}", interceptors=chain, verify=trust)
         _opened.append(self.client)
         self.site = site
-        self.node_id = 0
+        self.node_id = node_id
 
     def activate(self) -> int:
         request = ActivateNodeRequest(public_key=public_pem(self.site.key), heartbeat_interval=INTERVAL_S)
@@ -107,6 +109,15 @@ class Node:
 
     def pull(self) -> PullMessagesResponse:
         return self.client.PullMessages(PullMessagesRequest(node=NodeProto(node_id=self.node_id)))
+
+    def confirm(self, message: Message) -> None:
+        """Say that a message has arrived."""
+        metadata = message.metadata
+        self.client.ConfirmMessageReceived(
+            ConfirmMessageReceivedRequest(
+                node=NodeProto(node_id=self.node_id), run_id=metadata.run_id, message_object_id=metadata.message_id
+            )
+        )
 
     def push(self, reply: Message, leave_out: int = 0) -> None:
         """Send a reply and its objects, but for so many of them."""
@@ -209,6 +220,10 @@ class Calls:
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(32)
 
+    def close(self) -> None:
+        """Wait for the calls that are still at work; their clients have been closed."""
+        self._pool.shutdown()
+
     def start(self, call: Any, *arguments: Any) -> Future[Timed]:
         return self._pool.submit(self.timed, call, *arguments)
 
@@ -226,6 +241,20 @@ class Held(World):
     """A SuperLink's surroundings, and a LinkState of the test's own on its database."""
 
     state: PostgresLinkState
+    process: subprocess.Popen[bytes]
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Run a SuperLink, which `restart` may replace."""
+        with ExitStack() as self._stack:
+            self.process = self._stack.enter_context(self.superlink())
+            yield
+
+    def restart(self, signum: signal.Signals = signal.SIGTERM, **changes: str) -> None:
+        """End the SuperLink with a signal, and start another, with these changes of its environment."""
+        self.process.send_signal(signum)
+        self.process.wait(20)
+        self.process = self._stack.enter_context(self.superlink(**changes))
 
     def add_node(self, site: TestSite) -> None:
         """Register a site's SuperNode through the Control API, without `flwr`."""
@@ -236,9 +265,13 @@ class Held(World):
         assert done.status_code == 200, done.text
         RegisterNodeResponse.FromString(done.content)
 
+    def pending_run(self) -> int:
+        """Create a run, straight in the database, whose ServerApp nobody has claimed."""
+        return self.state.create_run("a/b", "1.0.0", None, {}, MAIN, None, AID, TaskType.SERVER_APP)
+
     def new_run(self) -> tuple[int, str]:
         """Create a run whose ServerApp is at work; return it and its task's token."""
-        run_id = self.state.create_run("a/b", "1.0.0", None, {}, MAIN, None, AID, TaskType.SERVER_APP)
+        run_id = self.pending_run()
         task_id = self.state.get_run_info(run_ids=[run_id])[0].primary_task_id
         assert task_id is not None
         token = self.state.claim_task(task_id)

@@ -27,6 +27,7 @@ from flowerbed_superlink.holds import Holds, release_at_stop
 from flowerbed_superlink.kit import close_all
 from flowerbed_superlink.looking import look
 from flowerbed_superlink.material import Material
+from flowerbed_superlink.narrow import narrowed
 from flowerbed_superlink.routes import check_routes
 from flowerbed_superlink.settings import settings
 from flowerbed_superlink.submissions import check_submission
@@ -56,6 +57,7 @@ def configure_app(app: FastAPI) -> None:
     """
     app.include_router(artifacts.router)
     app.include_router(views.router)
+    app.user_middleware[:] = narrowed(app.user_middleware)
     if settings().held_pulls:
         app.state.waiting = Waiting(lambda question: look(app.state.linkstate_factory.state(), question))
         app.user_middleware.append(Middleware(Holds, waiting=app.state.waiting))

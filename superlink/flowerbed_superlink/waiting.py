@@ -8,7 +8,6 @@ let go asks Flower's own route. Without a database it lets nobody go, and everyb
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections.abc import Awaitable, Callable, Hashable, Iterable
 from contextlib import suppress
@@ -25,8 +24,8 @@ from flowerbed_superlink.log import event
 from flowerbed_superlink.looking import Answer, Question
 
 LIMIT_S = 20.0  # Flower's clients give up after 30 s
-SPREAD_S = 2.0  # so that those who came together do not leave together
 LOOK_S = 1.0
+LOOKS = 2  # as many slow looks for each decision of the gate's
 REST_S = 0.05  # at most, after a question: changes that come in a burst are answered for together
 MOST = 1024
 
@@ -100,7 +99,7 @@ class Waiting:
             self._watch = asyncio.create_task(self._watching())
         leaving = asyncio.ensure_future(_until(gone, hold))
         try:
-            async with asyncio.timeout(self._limit_s - random.uniform(0, min(SPREAD_S, self._limit_s / 10))):  # noqa: S311
+            async with asyncio.timeout(turn(hold.key, self._limit_s, time.monotonic())):
                 return await hold.ended
         except TimeoutError:
             return End.GO_ON
@@ -121,7 +120,7 @@ class Waiting:
             hold.end(End.EMPTY)
 
     async def _watching(self) -> None:
-        due = time.monotonic() + self._look_s
+        due, looks = time.monotonic() + self._look_s, 0
         while self._holds:
             with suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, due - time.monotonic())):
@@ -129,8 +128,9 @@ class Waiting:
             self._woken.clear()
             kinds, self._dirty = self._dirty, set()
             if time.monotonic() >= due:
-                due, kinds = time.monotonic() + self._look_s, set(Kind)
-                self._refuse()
+                due, kinds, looks = time.monotonic() + self._look_s, set(Kind), looks + 1
+                if looks % LOOKS == 0:
+                    self._refuse()
             started = time.monotonic()
             await self._ask([hold for hold in self._holds.values() if hold.kind in kinds])
             await asyncio.sleep(min(REST_S, time.monotonic() - started))
@@ -156,6 +156,16 @@ class Waiting:
                 hold.end(End.UNKNOWN)
             elif hold.ready(answer):
                 hold.end(End.GO_ON)
+
+
+def turn(key: Hashable, limit_s: float, now: float) -> float:
+    """Return how long to wait at most: until this key's turn, so that those who came together do not leave together for ever.
+
+    Turns come every 0.95 of the limit; one that is almost here is left out.
+    """
+    period = 0.95 * limit_s
+    left = period - (now - hash(key) % 1000 / 1000 * period) % period
+    return left if left > limit_s - period else left + period
 
 
 def together(questions: Iterable[Question]) -> Question:

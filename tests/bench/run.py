@@ -2,7 +2,7 @@
 
 Comparisons also have `against` (the peer's name), `peer_median` and `ratio` (ours divided by theirs), measured in this run.
 
-    run.py [ca] [audit] [keycloak] [tokens] [control] [stack] [rounds] [app]      default: all but app
+    run.py [ca] [audit] [keycloak] [tokens] [idle] [control] [stack] [rounds] [app]      default: all but app
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Row = dict[str, object]
 
 def main() -> None:
     """Measure what was asked for."""
-    wanted = sys.argv[1:] or ["ca", "audit", "keycloak", "tokens", "control", "stack", "rounds"]
+    wanted = sys.argv[1:] or ["ca", "audit", "keycloak", "tokens", "idle", "control", "stack", "rounds"]
     rows: list[Row] = []
     if "ca" in wanted:
         import bench_ca
@@ -44,6 +44,10 @@ def main() -> None:
         import bench_keycloak
 
         rows += bench_keycloak.rows()
+    if "idle" in wanted:
+        import bench_idle
+
+        rows += bench_idle.rows()
     if "app" in wanted:
         import bench_app
 
