@@ -1,7 +1,7 @@
-"""What idle SuperNodes cost the SuperLink: a real SuperLink on a real PostgreSQL, and SuperNodes that only wait, in one process.
+"""What idle SuperNodes cost the SuperLink: a real one on a real PostgreSQL, and SuperNodes that only wait, in one process.
 
-Each waits for messages and sends heartbeats as Flower's own does, with its own key and certificate, through Flower's Fleet client;
-their connections to the SuperLink are pooled, as the edge's are. The edge itself is not measured, nor anything that works.
+Each waits for messages and sends heartbeats as Flower's own does, with its own key and certificate, through Flower's Fleet
+client; their connections to the SuperLink are pooled, as the edge's are. The edge is not measured, nor anything that works.
 """
 
 from __future__ import annotations
@@ -36,20 +36,24 @@ def rows() -> list[Row]:
 
 def measure(count: int, **changes: str) -> list[Row]:
     """Return the figures of so many idle SuperNodes; `changes` are the SuperLink's environment's."""
-    with tempfile.TemporaryDirectory() as root, surroundings(Path(root), sites=count) as world:
-        with world.superlink(**changes) as process, idle(world) as errors:
-            time.sleep(WARM_S)
-            errors.clear()
-            before = (cpu_s(process.pid), transactions(world), time.monotonic())
-            time.sleep(WINDOW_S)
-            after = (cpu_s(process.pid), transactions(world), time.monotonic())
-            seconds = after[2] - before[2]
-            done = after[1] - before[1] - seconds / HEALTH_S
-            return [
-                row(f"SuperLink, {count} idle SuperNodes", "% of a core", 100 * (after[0] - before[0]) / seconds),
-                row(f"transactions per idle SuperNode, {count}", "1/s", done / seconds / count),
-                row(f"errors of {count} idle SuperNodes in {WINDOW_S} s", "", float(len(errors))),
-            ]
+    with (
+        tempfile.TemporaryDirectory() as root,
+        surroundings(Path(root), sites=count) as world,
+        world.superlink(**changes) as process,
+        idle(world) as errors,
+    ):
+        time.sleep(WARM_S)
+        errors.clear()
+        before = (cpu_s(process.pid), transactions(world), time.monotonic())
+        time.sleep(WINDOW_S)
+        after = (cpu_s(process.pid), transactions(world), time.monotonic())
+        seconds = after[2] - before[2]
+        done = after[1] - before[1] - seconds / HEALTH_S
+        return [
+            row(f"SuperLink, {count} idle SuperNodes", "% of a core", 100 * (after[0] - before[0]) / seconds),
+            row(f"transactions per idle SuperNode, {count}", "1/s", done / seconds / count),
+            row(f"errors of {count} idle SuperNodes in {WINDOW_S} s", "", float(len(errors))),
+        ]
 
 
 @contextmanager
