@@ -239,7 +239,7 @@ class Bench:
             time.sleep(0.2)
         raise AssertionError(f"run {run_id} did not tell {key}:\n{self.logs()}")
 
-    def warmed(self, seconds: float = 120) -> None:
+    def warmed(self, seconds: float = 300) -> None:
         """Wait until tasks are forked from a warm parent."""
         deadline = time.monotonic() + seconds
         while "The warm parent is ready" not in self.logs():

@@ -91,7 +91,6 @@ def renew_modules() -> None:
     # What `python -m` would have made it: processes that a task spawns import it again.
     sys.modules["__main__"] = task
     sys.orig_argv[:] = [sys.executable, "-P", "-m", task.__name__]
-    importlib.invalidate_caches()
 
 
 def use_threads(threads: int, preloaded: Preloaded) -> None:

@@ -125,6 +125,7 @@ class WarmParent:
     def __init__(self, program: str, threads: int) -> None:
         self._program, self._threads = program, threads
         self._lock = threading.Lock()
+        self._closed = False
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
 
@@ -132,6 +133,18 @@ class WarmParent:
     def pid(self) -> int:
         """Process id of the warm parent, 0 if there is none."""
         return self._process.pid if self._process else 0
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has imported everything and takes requests."""
+        return self._control is not None
+
+    def close(self) -> None:
+        """End it for good; what it has forked goes on."""
+        with self._lock:
+            self._closed = True
+            if self._process:
+                self._process.kill()
 
     def start(self) -> None:
         """Start it, without waiting until it has imported everything."""
@@ -165,7 +178,7 @@ class WarmParent:
 
     def _keep(self) -> None:
         pause = _FIRST_PAUSE
-        while True:
+        while not self._closed:
             started = time.monotonic()
             process, control = self._launch()
             answer = control.recv(65536)
@@ -177,6 +190,8 @@ class WarmParent:
             with self._lock:
                 self._control = self._process = None
             control.close()
+            if self._closed:
+                return
             if answer not in (READY, b""):
                 log.warning("Every task starts a Python of its own: %s.", answer.decode())
                 return

@@ -34,6 +34,7 @@ EXPECTED = {
     ("flwr.supercore.runtime", "RuntimeHttpClient.SendTaskHeartbeat"): ("self", "request"),
     ("flwr.supercore.telemetry", "create_event"): ("event_type", "event_details"),
     **dict.fromkeys(ENTRY_POINTS.values(), ()),
+    **{(f"{module}.{function}", function): () for module, function in ENTRY_POINTS.values()},
 }
 """What is replaced or called, with the names of its parameters."""
 

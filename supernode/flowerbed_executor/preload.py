@@ -12,6 +12,7 @@ import os
 import random
 import ssl
 import sys
+import types
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,23 +22,19 @@ from typing import Any
 from .spec import CLIENT_APP, SERVER_APP
 from .task import ENTRY_POINTS
 
-LIBRARIES = (
-    "numpy",
-    "torch",
-    "torch.utils.data",
-    "opacus",
-    "opacus.accountants",
-    "opacus.optimizers",
-    "sklearn.metrics",
-    "flowerbed_app",
-)
-"""What apps import, most of them. One that an image lacks is left out."""
-
-FLOWER = {
-    CLIENT_APP: ("flwr.clientapp", "flwr.supercore.address", "flwr.clientapp.mod"),
-    SERVER_APP: ("flwr.serverapp", "flwr.serverapp.strategy", "flwr.supercore.address"),
+LIBRARIES = {
+    CLIENT_APP: (
+        "numpy",
+        "torch",
+        "opacus",
+        "sklearn.metrics",
+        "flowerbed_app",
+        "flwr.clientapp",
+        "flwr.clientapp.mod",
+    ),
+    SERVER_APP: ("numpy", "torch", "opacus", "flowerbed_app", "flwr.serverapp", "flwr.serverapp.strategy"),
 }
-"""What Flower's programs, and apps through Flower, import only when they run."""
+"""What most apps import. One that an image lacks is left out."""
 
 ALSO = ("httpcore", "encodings.idna", "encodings.ascii", "encodings.latin_1", "encodings.cp437")
 """Modules that HTTP and app bundles come to when they are first used."""
@@ -62,7 +59,8 @@ def preload(program: str) -> Preloaded:
     before = dict(os.environ)
     # A collection would look at every object again and again while only more of them come.
     gc.disable()
-    for name in (ENTRY_POINTS[program][0], *FLOWER[program], *LIBRARIES, *ALSO):
+    import_program(*ENTRY_POINTS[program])
+    for name in (*LIBRARIES[program], *ALSO):
         try:
             importlib.import_module(name)
         except ModuleNotFoundError as error:
@@ -76,6 +74,18 @@ def preload(program: str) -> Preloaded:
     ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     variables = {name: value for name, value in os.environ.items() if before.get(name) != value}
     return Preloaded(tuple(_generators()), variables, _blas())
+
+
+def import_program(package: str, function: str) -> None:
+    """Import the module of one of Flower's programs, and not its package's other programs, which are whole servers.
+
+    `package.function`, which `task.main` calls, is what it is after a plain import (asserted in `pinned`).
+    """
+    around = importlib.import_module(package.rpartition(".")[0])
+    bare = types.ModuleType(package)
+    bare.__path__ = [str(Path(path, package.rpartition(".")[2])) for path in around.__path__]
+    sys.modules[package] = bare
+    setattr(bare, function, getattr(importlib.import_module(f"{package}.{function}"), function))
 
 
 def leave_out_telemetry() -> None:
