@@ -177,7 +177,7 @@ class WarmParent:
             raise
 
     def _keep(self) -> None:
-        pause = _FIRST_PAUSE
+        pause = _FIRST_PAUSE / 2
         while not self._closed:
             started = time.monotonic()
             process, control = self._launch()
