@@ -26,8 +26,8 @@ from flwr.server.superlink.linkstate.utils import (
     message_to_dict,
 )
 from flwr.supercore.date import now
+from flwr.supercore.state.schema.corestate_models import ObjectPushSessionPending
 from flwr.supercore.state.schema.linkstate_models import MessageIns, MessageRes, Run
-from flwr.supercore.state.schema.objectstore_models import RunObject, StoredObject
 from flwr.supercore.utils import int64_to_uint64, uint64_to_int64
 from psycopg.errors import InFailedSqlTransaction
 from sqlalchemy import delete, select
@@ -117,13 +117,17 @@ class DeliveringLinkState(SqlLinkState):
             return True, [] if delivered else self.preregister_object_tree(object_tree, session_id)
 
     def store_object(self, run_id: int, session_id: str, object_id: str, object_content: bytes) -> bool:
-        """Store an object that is awaited; one that has arrived for this run is stored, too, whoever asks again."""
-        if super().store_object(run_id, session_id, object_id, object_content):
-            return True
-        arrived = select(StoredObject.object_id).join(RunObject, RunObject.object_id == StoredObject.object_id)
-        arrived = arrived.where(StoredObject.object_id == object_id, StoredObject.is_available == 1)
+        """Store an object that is awaited; what is not awaited was stored before, and its message perhaps received since.
+
+        A sender whose push session has expired is not told: its message is gone, and ends in an error.
+        """
+        if (stored := super().store_object(run_id, session_id, object_id, object_content)) or not session_id:
+            return stored
+        awaited = select(ObjectPushSessionPending.object_id).where(
+            ObjectPushSessionPending.session_id == session_id, ObjectPushSessionPending.object_id == object_id
+        )
         with self.session() as session:
-            return session.scalar(arrived.where(RunObject.run_id == uint64_to_int64(run_id))) is not None
+            return session.scalar(awaited) is None
 
     def activate_task(self, task_id: int) -> bool:
         """Start a task; one that runs is started, too, for a client whose first answer was lost."""

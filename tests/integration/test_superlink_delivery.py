@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from flwr.supercore.error import FlowerError
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 from sqlalchemy import text
 
 from delivery_parties import ServerApp, SuperNode
@@ -276,3 +277,18 @@ def test_two_runs_share_nodes_and_a_slow_one_holds_nobody_up(state: PostgresLink
     slow.finish()
     for app, (last, *_) in zip(apps, sent, strict=True):
         assert app.pull() == {last: "reply"}
+
+
+def test_an_object_is_stored_however_often_it_is_sent(app: ServerApp, node: SuperNode) -> None:
+    state, message = node.state, instruction(app.run_id, node.node_id)
+    session = state.start_session(app.run_id)
+    _, missing = state.store_message_and_object_tree(message, get_object_tree(message), session)
+    contents = {each: found.deflate() for each, found in get_all_nested_objects(message).items()}
+    assert not state.store_object(app.run_id, session, missing[0], contents[missing[1]])
+    assert not state.store_object(app.run_id + 1, session, missing[0], contents[missing[0]])
+    for each in missing:
+        assert state.store_object(app.run_id, session, each, contents[each])
+    assert node.take().metadata.message_id == message.metadata.message_id
+    assert state.store_object(app.run_id, session, missing[0], contents[missing[0]])
+    assert not state.store_object(app.run_id, "", missing[0], contents[missing[0]])
+    assert missing[0] not in state.object_store
