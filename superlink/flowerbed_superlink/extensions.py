@@ -15,7 +15,6 @@ from anyio import to_thread
 from fastapi import FastAPI
 from fastapi.routing import RouteContext, iter_route_contexts
 from starlette.middleware import Middleware
-from starlette.middleware.base import BaseHTTPMiddleware
 
 from flowerbed_superlink import artifacts, views
 from flowerbed_superlink.access import Access
@@ -30,7 +29,7 @@ from flowerbed_superlink.material import Material
 from flowerbed_superlink.narrow import narrowed
 from flowerbed_superlink.routes import check_routes
 from flowerbed_superlink.settings import settings
-from flowerbed_superlink.submissions import check_submission
+from flowerbed_superlink.submissions import Submissions
 from flowerbed_superlink.tokens import tokens
 from flowerbed_superlink.trail import trail
 from flowerbed_superlink.waiting import Waiting
@@ -57,11 +56,11 @@ def configure_app(app: FastAPI) -> None:
     """
     app.include_router(artifacts.router)
     app.include_router(views.router)
-    app.user_middleware[:] = narrowed(app.user_middleware)
+    app.user_middleware[:] = narrowed(app.user_middleware, event_log=settings().event_log)
     if settings().held_pulls:
         app.state.waiting = Waiting(lambda question: look(app.state.linkstate_factory.state(), question))
         app.user_middleware.append(Middleware(Holds, waiting=app.state.waiting))
-    app.user_middleware.append(Middleware(BaseHTTPMiddleware, dispatch=check_submission))
+    app.user_middleware.append(Middleware(Submissions))
     check_routes(path for context in iter_route_contexts(app.routes) if (path := _path(context)))
 
 

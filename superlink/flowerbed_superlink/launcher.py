@@ -249,7 +249,7 @@ def check_in_force(app: FastAPI, *, held_pulls: bool) -> None:
     from flowerbed_superlink.holds import Holds
     from flowerbed_superlink.login import OidcLogin
     from flowerbed_superlink.state import PostgresLinkState, PostgresObjectStore
-    from flowerbed_superlink.submissions import check_submission
+    from flowerbed_superlink.submissions import Submissions
 
     state = app.state.linkstate_factory.state()
     checks = {
@@ -262,7 +262,7 @@ def check_in_force(app: FastAPI, *, held_pulls: bool) -> None:
         "login": type(app.state.account_access_dep.authn_plugin) is OidcLogin,
         "gate as outermost middleware": app.user_middleware[0].cls is cast("object", Gate),
         "access control within it": app.user_middleware[1].cls is cast("object", Access),
-        "check of submissions as innermost": app.user_middleware[-1].kwargs.get("dispatch") is check_submission,
+        "check of submissions as innermost": app.user_middleware[-1].cls is cast("object", Submissions),
         "held pulls around it": (app.user_middleware[-2].cls is cast("object", Holds)) is held_pulls,
         "SuperNode authentication": app.state.enable_supernode_auth is True,
         "SuperExec secret": bool(app.state.superexec_auth_secret),

@@ -34,6 +34,7 @@ ONLY: dict[object, str] = {
     FleetEventLogMiddleware: FLEET,
     RuntimeTracingMiddleware: RUNTIME,
 }
+EVENT_LOG: frozenset[object] = frozenset({ControlEventLogMiddleware, FleetEventLogMiddleware})
 
 
 class Only:
@@ -49,6 +50,7 @@ class Only:
         await (self._app if passes else self._around)(scope, receive, send)
 
 
-def narrowed(middlewares: list[Middleware]) -> list[Middleware]:
-    """Return the same middlewares, each around its own paths only."""
-    return [Middleware(Only, which=one, prefix=ONLY[one.cls]) if one.cls in ONLY else one for one in middlewares]
+def narrowed(middlewares: list[Middleware], *, event_log: bool) -> list[Middleware]:
+    """Return the same middlewares, each around its own paths only; without an event log not those that write it."""
+    kept = [one for one in middlewares if event_log or one.cls not in EVENT_LOG]
+    return [Middleware(Only, which=one, prefix=ONLY[one.cls]) if one.cls in ONLY else one for one in kept]

@@ -11,9 +11,10 @@ import struct
 import tomllib
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 from anyio import CapacityLimiter, to_thread
@@ -26,13 +27,18 @@ from flwr.supercore.constant import TASK_TOKEN_HEADER
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.concurrency import run_in_threadpool
-from starlette.middleware.base import RequestResponseEndpoint
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 
 from flowerbed_superlink import asking
 from flowerbed_superlink.errors import MaterialError
 from flowerbed_superlink.log import event
-from flowerbed_superlink.routes import RUNTIME
+from flowerbed_superlink.routes import FLEET, FLEET_ROUTES, RUNTIME, RUNTIME_ROUTES
 
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+CHECKED = frozenset({FLEET + "push-messages", FLEET + "confirm-message-received", RUNTIME + "confirm-message-received"})
+UNCHECKED = (FLEET_ROUTES | RUNTIME_ROUTES) - CHECKED
 COMPONENTS = frozenset({"serverapp", "clientapp"})
 # Flower reads a bundle's pyproject.toml whole: bounded here, so that a small bundle cannot unpack to gigabytes.
 MAX_PYPROJECT = MAX_PYPROJECT_PACKED = 32 * 1024
@@ -66,7 +72,7 @@ class BundleError(ValueError):
 async def check_submission(request: Request, call_next: RequestResponseEndpoint) -> Response:
     """Refuse what must not start or be sent, answer `flwr pull` of an unfinished run, say 503 without a database."""
     message = getattr(request.state, "protobuf_request", None)
-    try:
+    with _told(request.scope.get("path", "")):
         if isinstance(message, StartRunRequest):
             await to_thread.run_sync(_check_start_run, message, limiter=_ONE_CHECK)
             _choose_federation(request, message)
@@ -79,13 +85,39 @@ async def check_submission(request: Request, call_next: RequestResponseEndpoint)
             request.state.protobuf_response = ConfirmMessageReceivedResponse()  # as for an object that is gone already
             return Response()
         return await _pass(request, call_next)
+
+
+class Submissions:
+    """The check around Flower's routes; a SuperNode's and a task's requests that hold nothing to check pass at once."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app, self._checked = app, BaseHTTPMiddleware(app, dispatch=check_submission)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection, as the ASGI specification 3.0 says."""
+        if scope["type"] != "http" or scope["path"] not in UNCHECKED:
+            await self._checked(scope, receive, send)
+            return
+        with _told(scope["path"]):
+            await self._app(scope, receive, send)
+
+
+@contextmanager
+def _told(path: str) -> Iterator[None]:
+    """Say that something is away in a way that makes Flower's clients try again.
+
+    Raises:
+        HTTPException: 503.
+    """
+    try:
+        yield
     except MaterialError as error:
-        event("not-ready", path=request.url.path, error=str(error))
+        event("not-ready", path=path, error=str(error))
         raise HTTPException(
             HTTPStatus.SERVICE_UNAVAILABLE, "The SuperLink is not ready, try again.", {"Retry-After": "3"}
         ) from error
     except DATABASE_AWAY as error:
-        event("database-away", path=request.url.path, error=str(error).splitlines()[0])
+        event("database-away", path=path, error=str(error).splitlines()[0])
         raise HTTPException(
             HTTPStatus.SERVICE_UNAVAILABLE, "The SuperLink's database does not answer, try again.", {"Retry-After": "3"}
         ) from error

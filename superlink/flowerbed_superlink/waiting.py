@@ -73,6 +73,7 @@ class Waiting:
         self._look, self._limit_s, self._look_s, self._most = look, limit_s, look_s, most
         self._holds: dict[tuple[Kind, Hashable], Hold] = {}
         self._dirty: set[Kind] = set()
+        self._empty: set[tuple[Kind, Hashable]] = set()  # the last slow look found nothing, and no change since
         self._woken = asyncio.Event()
         self._watch: asyncio.Task[None] | None = None
         self._one = CapacityLimiter(1)
@@ -94,7 +95,9 @@ class Waiting:
         if (older := self._holds.get((hold.kind, hold.key))) is not None:
             older.end(End.EMPTY)
         self._holds[hold.kind, hold.key] = hold
-        self.changed([hold.kind])
+        if (hold.kind, hold.key) not in self._empty:
+            self._dirty.add(hold.kind)
+            self._woken.set()
         if self._watch is None or self._watch.done():
             self._watch = asyncio.create_task(self._watching())
         leaving = asyncio.ensure_future(_until(gone, hold))
@@ -110,6 +113,7 @@ class Waiting:
 
     def changed(self, kinds: Iterable[Kind]) -> None:
         """Say that there may be something for these now."""
+        self._empty = set()
         self._dirty.update(kinds)
         self._woken.set()
 
@@ -131,8 +135,12 @@ class Waiting:
                 due, kinds, looks = time.monotonic() + self._look_s, set(Kind), looks + 1
                 if looks % LOOKS == 0:
                     self._refuse()
-            started = time.monotonic()
-            await self._ask([hold for hold in self._holds.values() if hold.kind in kinds])
+            started, asked = time.monotonic(), [hold for hold in self._holds.values() if hold.kind in kinds]
+            await self._ask(asked)
+            if kinds == set(Kind):
+                unchanged = not self._dirty and not self._blind
+                empty = [one for one in asked if unchanged and not one.ended.done() and one.kind is not Kind.TASK]
+                self._empty = {(one.kind, one.key) for one in empty}
             await asyncio.sleep(min(REST_S, time.monotonic() - started))
 
     def _refuse(self) -> None:

@@ -8,12 +8,16 @@ from typing import Any
 import flwr.superlink.main  # noqa: F401  it sets an environment variable, so before any test begins
 import pytest
 from fastapi import FastAPI, Request, Response
-from flwr.proto.fleet_pb2 import PullMessagesRequest
+from flwr.proto.control_pb2 import PullArtifactsRequest, StartRunRequest
+from flwr.proto.fleet_pb2 import PullMessagesRequest, PushMessagesRequest
+from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest
+from flwr.supercore.protobuf.translation import PROTOBUF_REQUEST_TYPES
 from flwr.superlink.main import _get_middleware
 from starlette.middleware import Middleware
 
-from flowerbed_superlink.narrow import ONLY, Only, narrowed
+from flowerbed_superlink.narrow import EVENT_LOG, ONLY, Only, narrowed
 from flowerbed_superlink.routes import ALLOWED, CONTROL, FLEET
+from flowerbed_superlink.submissions import UNCHECKED
 
 PATHS = sorted(ALLOWED - {"/artifacts/{token}"})
 
@@ -22,9 +26,19 @@ def test_the_table_names_middlewares_that_flower_uses(monkeypatch: pytest.Monkey
     monkeypatch.setattr("flwr.superlink.extensions.get_middleware", lambda: ())
     used = _get_middleware()
     assert set(ONLY) <= {one.cls for one in used}
-    made = narrowed(used)
+    made = narrowed(used, event_log=True)
     assert [one.kwargs["which"] if one.cls is Only else one for one in made] == used
     assert len([one for one in made if one.cls is Only]) == len(ONLY)
+    without = [one.kwargs["which"] if one.cls is Only else one for one in narrowed(used, event_log=False)]
+    assert [one for one in used if one not in without] == [one for one in used if one.cls in EVENT_LOG]
+    assert len(without) == len(used) - 2
+
+
+def test_what_passes_the_check_of_submissions_holds_nothing_that_it_checks() -> None:
+    checked = (StartRunRequest, PushMessagesRequest, PullArtifactsRequest, ConfirmMessageReceivedRequest)
+    unchecked = {path for (_, path), kind in PROTOBUF_REQUEST_TYPES.items() if kind not in checked}
+    assert unchecked >= UNCHECKED
+    assert {path for (_, path), kind in PROTOBUF_REQUEST_TYPES.items() if kind in checked} & UNCHECKED == set()
 
 
 @pytest.mark.parametrize("which", ONLY, ids=lambda which: which.__name__)

@@ -537,3 +537,27 @@ def test_everybody_has_a_turn_of_their_own_within_the_limit(key: int, now: float
     assert wait > 0.04 * limit_s
     later = turn(key, limit_s, now + wait + 0.001)
     assert later > 0.9 * limit_s
+
+
+def test_a_pull_that_comes_back_is_asked_about_only_once_something_changed() -> None:
+    async def test() -> None:
+        stage = Stage(look_s=3)
+        older = stage.pull(1)
+        await older.holds_on()
+        assert len(stage.database.asked) == 1
+        async with asyncio.timeout(10):
+            while len(stage.database.asked) < 2:  # the slow look, which finds nothing
+                await asyncio.sleep(0.01)
+        newer = stage.pull(1)
+        await newer.holds_on()
+        assert len(stage.database.asked) == 2
+        await stage.request(RUNTIME + "push-object").ends()
+        await newer.holds_on()
+        assert len(stage.database.asked) == 3
+        again = stage.pull(1)
+        await again.holds_on()
+        assert len(stage.database.asked) == 4
+        stage.waiting.stop()
+        await again.ends()
+
+    run(test)
