@@ -190,9 +190,9 @@ ENVIRONMENT = os.environ | {
 
 
 @contextmanager
-def process(*command: str, home: Path | None = None) -> Iterator[None]:
+def process(*command: str, **variables: str) -> Iterator[None]:
     """Run a program of stock Flower's for as long as the block, with its children in a session of its own."""
-    environment = ENVIRONMENT | ({"FLWR_HOME": str(home)} if home else {})
+    environment = ENVIRONMENT | variables
     started = subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
@@ -208,8 +208,8 @@ def process(*command: str, home: Path | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def stock() -> Iterator[Path]:
-    """Run a stock insecure SuperLink; yield the FLWR_HOME that reaches it."""
+def stock(**variables: str) -> Iterator[Path]:
+    """Run a stock insecure SuperLink, with these variables too; yield the FLWR_HOME that reaches it."""
     with tempfile.TemporaryDirectory() as name:
         home = Path(name)
         connection = (
@@ -217,7 +217,7 @@ def stock() -> Iterator[Path]:
         )
         (home / "config.toml").write_text(connection)
         command = ["flower-superlink", "--insecure", "--port", str(PORT), "--disable-runtime-dependency-installation"]
-        with process(*command, home=home):
+        with process(*command, FLWR_HOME=str(home), **variables):
             wait_for_port()
             yield home
 
@@ -237,13 +237,20 @@ def wait_for_port() -> None:
 
 
 @contextmanager
-def stock_nodes(count: int) -> Iterator[None]:
+def stock_nodes(count: int, **variables: str) -> Iterator[None]:
     """Run stock SuperNodes, each with an executor of its own as a subprocess."""
     if count == 0:
         yield
         return
-    address = ["--superlink", f"127.0.0.1:{PORT}", "--port", str(PORT + count)]
-    with process("flower-supernode", "--insecure", *address), stock_nodes(count - 1):
+    options = [
+        "--superlink",
+        f"127.0.0.1:{PORT}",
+        "--port",
+        str(PORT + count),
+        "--node-config",
+        f"partition-id={count - 1}",
+    ]
+    with process("flower-supernode", "--insecure", *options, **variables), stock_nodes(count - 1, **variables):
         yield
 
 
@@ -256,7 +263,12 @@ def stock_echo_node() -> Iterator[None]:
 
 def stock_run(home: Path, config: str) -> list[float]:
     """Submit the app to the stock SuperLink and return what it measured."""
+    return measured(stock_log(home, BENCH / "echo", config))
+
+
+def stock_log(home: Path, app: Path, config: str) -> str:
+    """Submit an app to the stock SuperLink and return its log."""
     environment = ENVIRONMENT | {"FLWR_HOME": str(home)}
-    command = [str(BIN / "flwr"), "run", str(BENCH / "echo"), "stock", "--stream", "--run-config", config]
+    command = [str(BIN / "flwr"), "run", str(app), "stock", "--stream", "--run-config", config]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=600)
-    return measured(done.stdout + done.stderr)
+    return done.stdout + done.stderr
