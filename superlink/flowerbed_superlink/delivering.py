@@ -200,12 +200,23 @@ class DeliveringLinkState(SqlLinkState):
             self._end_all(session, node_id, REMOVED, delivery.unanswered())
         self._idle.pop(node_id, None)
 
+    def finish_task(self, task_id: int, sub_status: str, details: str) -> bool:
+        """End a task, and what is on its way to and from its run if that ends with it."""
+        done = super().finish_task(task_id, sub_status, details)
+        if done:
+            self._clean_up([task_id])
+        return done
+
     def _on_task_tokens_expired(self, tasks: list[Task]) -> None:
         """Fail runs whose ServerApp is lost, and delete their messages: no SuperNode is to work on them."""
         super()._on_task_tokens_expired(tasks)
-        lost = select(Run.run_id).where(Run.primary_task_id.in_([uint64_to_int64(task.task_id) for task in tasks]))
+        self._clean_up([task.task_id for task in tasks])
+
+    def _clean_up(self, task_ids: list[int]) -> None:
+        """Delete the messages of runs whose ServerApp is over, which Flower does when somebody lists them."""
+        over = select(Run.run_id).where(Run.primary_task_id.in_([uint64_to_int64(task_id) for task_id in task_ids]))
         with self.session() as session:
-            run_ids = [int64_to_uint64(run_id) for run_id in session.scalars(lost) if run_id is not None]
+            run_ids = [int64_to_uint64(run_id) for run_id in session.scalars(over) if run_id is not None]
         for run_id in run_ids:
             self.cleanup_run(run_id)
 

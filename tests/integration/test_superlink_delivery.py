@@ -254,6 +254,14 @@ def test_a_lost_runs_messages_are_gone(
     assert int(states.postgres.sql(f"SELECT count(*) FROM run_objects WHERE run_id = {run}")) == 0  # noqa: S608
 
 
+def test_a_finished_runs_messages_are_gone(app: ServerApp, node: SuperNode, state: PostgresLinkState) -> None:
+    app.send(node.node_id)
+    (task,) = state.get_tasks(run_ids=[app.run_id])
+    assert state.finish_task(task.task_id, "completed", "")
+    assert state.get_message_ids_from_run_id(app.run_id) == set()
+    assert node.pull() is None
+
+
 def test_a_run_that_is_started_twice_runs(state: PostgresLinkState) -> None:
     _, task_id = new_run(state)
     assert state.activate_task(task_id)
