@@ -6,6 +6,7 @@ Reads ``ADDRESS TOKEN CA`` from standard input. Times are of the monotonic clock
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import resource
@@ -15,11 +16,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import flwr.supernode.cli
 from flwr.supercore.protobuf.client import ProtobufClient
 from flwr.supernode.runtime import run_clientapp
 
 from flowerbed_executor import waits
+from flowerbed_executor.preload import preload
 
 EVENTS: list[tuple[float, float, str]] = []
 STEPS = ("install_from_fab", "get_load_client_app_fn", "flwr_exit")
@@ -51,13 +52,14 @@ def main() -> None:
     timed(ssl.SSLSocket, "do_handshake", lambda **_: "TLS handshake")
     for name in STEPS:
         timed(run_clientapp, name, lambda name=name, **_: name)
+    preload("flwr-clientapp")
     # As task.py does: Flower's program takes its entry point after this.
     waits.install("flwr-clientapp")
     address, token, root = sys.stdin.readline().split()
     sys.argv = ["flwr-clientapp", "--runtime-api-address", address, "--token", token, "--root-certificates", root]
     begun, cpu = time.monotonic(), cpu_s()
     try:
-        flwr.supernode.cli.flwr_clientapp()
+        importlib.import_module("flwr.supernode.cli").flwr_clientapp()
     except SystemExit as end:
         if end.code:
             raise

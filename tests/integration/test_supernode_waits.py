@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import httpx
@@ -20,8 +21,8 @@ from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message
 
 from supernode_support import SuperLink, SuperNode, secrets, until
 
-SOON = 0.1
-"""Seconds: within so many a wait must have ended."""
+SOON, LATEST = 0.1, 0.4
+"""Seconds within which a wait must end as a rule, and every single one on a busy host; stock Flower's take up to 0.5 and 1."""
 
 WANTED = runtime_pb2.AcquireTaskRequest(supported_task_types=["flwr-clientapp"])
 
@@ -103,7 +104,7 @@ def test_a_question_is_answered_when_the_message_is_whole_and_never_before(
     link.objects_may_leave.set()
     token = newer.result(5).token
     assert token
-    assert questions.answered[-1] - link.times("confirm-message-received")[0] < SOON
+    assert questions.answered[-1] - link.times("confirm-message-received")[0] < LATEST
     app = supernode.client(token)
     begun = time.monotonic()
     message, context, _, _ = pull_task_input(app)
@@ -112,16 +113,18 @@ def test_a_question_is_answered_when_the_message_is_whole_and_never_before(
     push_message(app, reply_to(message), context)
     stored = time.monotonic()
     until(lambda: link.times("push-messages"), "the reply")
-    assert link.times("push-messages")[0] - stored < SOON
+    assert link.times("push-messages")[0] - stored < LATEST
 
 
-def test_replies_and_the_next_pull_follow_at_once(link: SuperLink, start: Callable[..., SuperNode]) -> None:
+def test_tasks_replies_and_the_next_pull_follow_at_once(link: SuperLink, start: Callable[..., SuperNode]) -> None:
     supernode = start()
     client = supernode.client()
-    waited = []
-    for round_number in range(1, 6):
+    waits: dict[str, list[float]] = {"task": [], "reply": [], "pull": []}
+    for round_number in range(1, 8):
         link.give()
-        app = supernode.client(client.AcquireTask(WANTED).token)
+        token = client.AcquireTask(WANTED).token
+        waits["task"].append(time.monotonic() - link.times("confirm-message-received")[-1])
+        app = supernode.client(token)
         message, context, _, _ = pull_task_input(app)
         # At any phase of the look that Flower does by itself.
         time.sleep(0.13 * round_number)
@@ -130,9 +133,9 @@ def test_replies_and_the_next_pull_follow_at_once(link: SuperLink, start: Callab
         app.PushTaskOutput(runtime_pb2.PushTaskOutputRequest(sub_status=SubStatus.COMPLETED))
         until(lambda n=round_number: len(link.replies) == n, "the reply")  # type: ignore[misc]
         until(lambda n=round_number: len(link.times("pull-messages")) == n + 1, "the next pull")  # type: ignore[misc]
-        waited.append(link.times("push-messages")[-1] - stored)
-        waited.append(link.times("pull-messages")[-1] - link.times("push-messages")[-1])
-    assert max(waited) < SOON, waited
+        waits["reply"].append(link.times("push-messages")[-1] - stored)
+        waits["pull"].append(link.times("pull-messages")[-1] - link.times("push-messages")[-1])
+    assert {name: took for name, took in waits.items() if median(took) >= SOON} == {}
 
 
 def test_a_task_that_ends_without_a_reply_is_answered_at_once(link: SuperLink, start: Callable[..., SuperNode]) -> None:
@@ -144,7 +147,7 @@ def test_a_task_that_ends_without_a_reply_is_answered_at_once(link: SuperLink, s
     ended = time.monotonic()
     until(lambda: link.replies, "the error reply")
     assert link.replies[0].error.reason == "it was killed"
-    assert link.times("push-messages")[0] - ended < SOON
+    assert link.times("push-messages")[0] - ended < LATEST
 
 
 def test_a_newer_question_releases_the_older_one_empty(
@@ -247,7 +250,7 @@ def test_a_superlink_that_held_a_pull_is_asked_again_at_once(link: SuperLink, st
     until(lambda: len(link.times("pull-messages")) > 1, "the second pull")
     found = gaps(link, 10)
     assert found
-    assert all(4 <= gap < 4 + SOON + 0.2 for gap in found), found
+    assert all(4 <= gap < 4 + LATEST for gap in found), found
 
 
 def test_a_superlink_that_refuses_the_run_is_not_hammered(link: SuperLink, start: Callable[..., SuperNode]) -> None:
