@@ -22,7 +22,7 @@ from .warm import READY, START
 
 log = logging.getLogger("flowerbed.executor")
 
-_ANSWER_SECONDS = 10.0
+_ANSWER_SECONDS = 20.0
 """How long a fork may take before the warm parent counts as stuck."""
 _UNKNOWN = b"-1"
 _FIRST_PAUSE, _LONGEST_PAUSE, _STEADY = 1.0, 60.0, 60.0

@@ -32,14 +32,15 @@ LIBRARIES = {
         "flwr.clientapp",
         "flwr.clientapp.mod",
     ),
-    SERVER_APP: ("numpy", "torch", "opacus", "flowerbed_app", "flwr.serverapp", "flwr.serverapp.strategy"),
+    SERVER_APP: ("numpy", "torch", "flowerbed_app", "flwr.serverapp", "flwr.serverapp.strategy"),
 }
-"""What most apps import. One that an image lacks is left out."""
+"""What most apps import. One that an image lacks is left out. A ServerApp starts once in a run, and aggregates: no Opacus."""
 
 ALSO = ("httpcore", "encodings.idna", "encodings.ascii", "encodings.latin_1", "encodings.cp437")
 """Modules that HTTP and app bundles come to when they are first used."""
 
-_MADV_DONTNEED = 4
+_MADV_DONTNEED, _MADV_COLLAPSE = 4, 25
+_HUGE = 2 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,7 @@ def settle() -> None:
     gc.collect()
     gc.freeze()
     release_clean_pages()
+    join_pages()
 
 
 def obstacle() -> str:
@@ -122,9 +124,24 @@ def release_clean_pages() -> None:
 
     Only mappings of which no page was ever written (smaps: no anonymous page), so nothing is lost (madvise(2)).
     """
-    libc = ctypes.CDLL(None)
     for start, end in list(_unwritten()):
-        libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_DONTNEED)
+        _advise(start, end, _MADV_DONTNEED)
+
+
+def join_pages() -> None:
+    """Have the kernel join written pages to large ones, which halves the work of each fork and of each fork's end.
+
+    Where it cannot (MADV_COLLAPSE came with Linux 6.1), nothing changes. A task that writes gets small copies.
+    """
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        fields = line.split()
+        start, end = (int(part, 16) for part in fields[0].split("-"))
+        if fields[1] == "rw-p" and (len(fields) < 6 or fields[5] == "[heap]") and end - start >= _HUGE:
+            _advise(start, end, _MADV_COLLAPSE)
+
+
+def _advise(start: int, end: int, advice: int) -> None:
+    ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), advice)
 
 
 def _unwritten() -> Iterator[tuple[int, int]]:
