@@ -195,6 +195,24 @@ def test_a_stop_releases_what_is_held(
     assert link.seen[-1] == "deactivate-node"
 
 
+def test_a_stop_lets_the_message_in_hand_be_taken_and_answered(
+    link: SuperLink, start: Callable[..., SuperNode]
+) -> None:
+    supernode = start()
+    client = supernode.client()
+    link.give()
+    until(lambda: "confirm-message-received" in link.seen, "the message")
+    time.sleep(0.2)
+    supernode.process.send_signal(signal.SIGTERM)
+    time.sleep(1)
+    app = supernode.client(client.AcquireTask(WANTED).token)
+    message, context, _, _ = pull_task_input(app)
+    push_message(app, reply_to(message), context)
+    assert supernode.ended() == 0, supernode.text()
+    assert [reply.has_error() for reply in link.replies] == [False]
+    assert link.seen[-1] == "deactivate-node"
+
+
 def test_only_who_has_the_secret_and_asks_for_something_is_held(
     link: SuperLink, start: Callable[..., SuperNode]
 ) -> None:
