@@ -79,7 +79,7 @@ class DeliveringLinkState(SqlLinkState):
         if node_id == SUPERLINK_NODE_ID:
             return []
         with self.session() as session:
-            rows = session.execute(delivery.claim(node_id, limit, run_id)).all()
+            rows = session.execute(*delivery.claim(node_id, limit, run_id)).all()
             if not rows:
                 self._end_given_up(session, node_id)
             left = {row.message_id for row, federation in rows if not self._reaches(node_id, federation)}
@@ -226,7 +226,7 @@ class DeliveringLinkState(SqlLinkState):
         A SuperNode works on one message at a time and asks for the next one when its reply is sent, or could not be.
         """
         seen, current = self._idle.pop(node_id, {}), time.monotonic()
-        rows = session.scalars(delivery.of_node(node_id, delivery.in_hand())).all()
+        rows = session.scalars(*delivery.given_up(node_id)).all()
         if not rows:
             return
         first = {str(row.message_id): seen.get(str(row.message_id), current) for row in rows}

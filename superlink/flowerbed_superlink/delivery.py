@@ -7,6 +7,7 @@ them, so that a message whose own object is still there has not been confirmed: 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import cache
 from typing import Any
 
 from flwr.supercore.constant import NodeStatus
@@ -44,9 +45,14 @@ def nodes_with_messages(session: Session, node_ids: Collection[int]) -> set[int]
     """
     if not node_ids:
         return set()
-    wanted = bindparam("nodes", [uint64_to_int64(node) for node in node_ids], ARRAY(BigInteger))
-    query = select(MessageIns.dst_node_id).distinct().where(MessageIns.dst_node_id == any_(wanted), *deliverable())
-    return {int64_to_uint64(node) for node in session.scalars(query) if node is not None}
+    wanted = {"nodes": [uint64_to_int64(node) for node in node_ids]}
+    return {int64_to_uint64(node) for node in session.scalars(_nodes_with_messages(), wanted) if node is not None}
+
+
+@cache
+def _nodes_with_messages() -> Select[int | None]:
+    wanted = bindparam("nodes", type_=ARRAY(BigInteger))
+    return select(MessageIns.dst_node_id).distinct().where(MessageIns.dst_node_id == any_(wanted), *deliverable())
 
 
 def settled(session: Session, message_ids: Collection[str]) -> set[str]:
@@ -66,18 +72,25 @@ def settled(session: Session, message_ids: Collection[str]) -> set[str]:
     return set(session.scalars(query))
 
 
-def claim(node_id: int, limit: int | None, run_id: int | None) -> Update:
+def claim(node_id: int, limit: int | None, run_id: int | None) -> tuple[Update, dict[str, int]]:
     """Return the statement that marks a node's next messages as offered and returns them with their federations' ids."""
-    chosen = select(MessageIns.message_id).where(MessageIns.dst_node_id == uint64_to_int64(node_id), *deliverable())
-    if run_id is not None:
-        chosen = chosen.where(MessageIns.run_id == uint64_to_int64(run_id))
+    given = {"node": uint64_to_int64(node_id)} | ({"run": uint64_to_int64(run_id)} if run_id is not None else {})
+    return _claim(limit, run_id is not None), given
+
+
+@cache
+def _claim(limit: int | None, of_run: bool) -> Update:
+    """Return what `claim` does, made once: that takes longer than PostgreSQL takes to find nothing."""
+    chosen = select(MessageIns.message_id).where(MessageIns.dst_node_id == bindparam("node"), *deliverable())
+    if of_run:
+        chosen = chosen.where(MessageIns.run_id == bindparam("run"))
     # One that was never offered has '' for its time, which comes first: what cannot be received blocks nothing else.
     chosen = chosen.order_by(MessageIns.delivered_at, MessageIns.created_at, MessageIns.message_id).limit(limit)
     locked = chosen.with_for_update(skip_locked=True, of=MessageIns).cte("chosen")
     return (
         update(MessageIns)
         .where(MessageIns.message_id.in_(select(locked.c.message_id)), Run.run_id == MessageIns.run_id)
-        .values(delivered_at=now().isoformat())
+        .values(delivered_at=bindparam("offered_at", callable_=lambda: now().isoformat()))
         .returning(MessageIns, Run.federation_id)
         .execution_options(synchronize_session=False, populate_existing=True)
     )
@@ -117,6 +130,17 @@ def of_node(node_id: int, conditions: Sequence[ColumnElement[bool]]) -> Select[M
     return query.execution_options(populate_existing=True)
 
 
+def given_up(node_id: int) -> tuple[Select[MessageIns], dict[str, int]]:
+    """Return the query for what a node has in hand, asked with every pull that finds nothing."""
+    return _given_up(), {"node": uint64_to_int64(node_id)}
+
+
+@cache
+def _given_up() -> Select[MessageIns]:
+    query = select(MessageIns).where(MessageIns.dst_node_id == bindparam("node"), *_alive(), *in_hand())
+    return query.execution_options(populate_existing=True)
+
+
 def deliverable() -> tuple[ColumnElement[bool], ...]:
     """Return the conditions under which a row of `message_ins` is offered to its node."""
     answered = exists().where(MessageRes.reply_to_message_id == MessageIns.message_id)
@@ -137,7 +161,7 @@ def in_hand() -> tuple[ColumnElement[bool], ...]:
 def _alive() -> tuple[ColumnElement[bool], ...]:
     """Return the conditions under which a message is not too old and its run goes on."""
     return (
-        MessageIns.created_at + MessageIns.ttl > now().timestamp(),
+        MessageIns.created_at + MessageIns.ttl > bindparam("current", callable_=lambda: now().timestamp(), unique=True),
         exists().where(
             Run.run_id == MessageIns.run_id, Task.task_id == Run.primary_task_id, Task.finished_at.is_(None)
         ),

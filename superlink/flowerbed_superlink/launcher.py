@@ -7,6 +7,7 @@ and the CLI in the same virtual environment stay stock), and the `uvicorn` that 
 
 from __future__ import annotations
 
+import gc
 import inspect
 import os
 import signal
@@ -220,6 +221,8 @@ class BoundedUvicorn:
         if not _OURS.isdisjoint(options) or options.get("workers") != 1:
             raise StartupError("Flower calls uvicorn in another way than flwr 1.41.0 does: install the pinned version.")
         signal.signal(signal.SIGTERM, _stopped)
+        gc.collect()
+        gc.freeze()  # what is there now stays: looking through it again and again costs an idle SuperLink more than its pulls
         event("serving", host=options["host"], port=options["port"], flwr=FLWR_VERSION)
         self._uvicorn.run(app, **options, timeout_graceful_shutdown=self._stop_s, server_header=False, ws="none")
 

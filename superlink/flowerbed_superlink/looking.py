@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Set
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from flwr.supercore.constant import NodeStatus
 from flwr.supercore.date import now
@@ -14,10 +15,23 @@ from flwr.supercore.sql_mixin import SqlMixin
 from flwr.supercore.state.schema.corestate_models import NonceStore, Task
 from flwr.supercore.state.schema.linkstate_models import MessageIns, Node
 from flwr.supercore.utils import int64_to_uint64, uint64_to_int64
-from sqlalchemy import ARRAY, BigInteger, ColumnElement, String, any_, bindparam, exists, or_, select
+from sqlalchemy import ARRAY, BigInteger, BindParameter, String, any_, bindparam, exists, or_, select
 from sqlalchemy.orm import Session
 
 from flowerbed_superlink.delivery import nodes_with_messages, settled
+
+# Made once: that takes longer than PostgreSQL takes to find nothing.
+_NOW: BindParameter[datetime] = bindparam("current", callable_=now)
+_SPEAKING = (Task.finished_at.is_(None), Task.active_until >= _NOW)  # what Flower's `get_task_by_token` asks of a task
+_OF_NODES = Node.node_id == any_(bindparam("nodes", type_=ARRAY(BigInteger)))
+_STILL_THERE = select(Node.node_id).where(_OF_NODES, Node.status != NodeStatus.UNREGISTERED)
+_VALID = select(Task.token).where(*_SPEAKING, Task.token == any_(bindparam("tokens", type_=ARRAY(String))))
+_RUN = select(Task.run_id).where(*_SPEAKING, Task.token == bindparam("token"))
+_UNCLAIMED = Task.token.is_(None) & Task.starting_at.is_(None)
+_LAPSED = Task.token.is_not(None) & (Task.active_until < _NOW)
+_PUT_BACK = _LAPSED & Task.running_at.is_(None)
+_PENDING = select(Task.type, Task.fab_hash).distinct().where(Task.finished_at.is_(None), or_(_UNCLAIMED, _PUT_BACK))
+_ANY_LAPSED = select(exists().where(Task.finished_at.is_(None), _LAPSED))
 
 
 @dataclass(frozen=True)
@@ -63,7 +77,7 @@ def look(state: SqlMixin, question: Question) -> Answer:
             settled=settled(session, question.messages),
             types={name for name, _ in pending},
             bundles={bundle for _, bundle in pending if bundle},
-            lapsed=question.executors and _lapsed(session),
+            lapsed=question.executors and bool(session.scalar(_ANY_LAPSED)),
         )
 
 
@@ -75,7 +89,7 @@ def foreign(state: SqlMixin, token: str, messages: Set[str]) -> bool:
     """
     with state.session() as session:
         _read_only(session)
-        run = session.scalar(select(Task.run_id).where(*_speaking(), Task.token == token))
+        run = session.scalar(_RUN, {"token": token})
         wanted = any_(bindparam("messages", list(messages), ARRAY(String)))
         others = exists().where(MessageIns.message_id == wanted, MessageIns.run_id != run)
         return run is None or bool(session.scalar(select(others)))
@@ -101,31 +115,14 @@ def _read_only(session: Session) -> None:
 def _registered(session: Session, nodes: Set[int]) -> set[int]:
     if not nodes:
         return set()
-    wanted = any_(bindparam("nodes", [uint64_to_int64(node) for node in nodes], ARRAY(BigInteger)))
-    query = select(Node.node_id).where(Node.node_id == wanted, Node.status != NodeStatus.UNREGISTERED)
-    return {int64_to_uint64(node) for node in session.scalars(query) if node is not None}
+    wanted = {"nodes": [uint64_to_int64(node) for node in nodes]}
+    return {int64_to_uint64(node) for node in session.scalars(_STILL_THERE, wanted) if node is not None}
 
 
 def _valid(session: Session, tokens: Set[str]) -> set[str]:
-    if not tokens:
-        return set()
-    wanted = any_(bindparam("tokens", list(tokens), ARRAY(String)))
-    return {token for token in session.scalars(select(Task.token).where(*_speaking(), Task.token == wanted)) if token}
-
-
-def _speaking() -> tuple[ColumnElement[bool], ...]:
-    """Return what Flower's `get_task_by_token` asks of a task."""
-    return (Task.finished_at.is_(None), Task.active_until >= now())
+    return {token for token in session.scalars(_VALID, {"tokens": list(tokens)}) if token} if tokens else set()
 
 
 def _pending(session: Session) -> set[tuple[str, str | None]]:
     """Return type and app bundle of tasks that Flower's `acquire_task` would claim, or put back to be claimed."""
-    unclaimed = Task.token.is_(None) & Task.starting_at.is_(None)
-    put_back = Task.token.is_not(None) & Task.running_at.is_(None) & (Task.active_until < now())
-    query = select(Task.type, Task.fab_hash).distinct().where(Task.finished_at.is_(None), or_(unclaimed, put_back))
-    return {(name, bundle) for name, bundle in session.execute(query)}
-
-
-def _lapsed(session: Session) -> bool:
-    lapsed = exists().where(Task.token.is_not(None), Task.finished_at.is_(None), Task.active_until < now())
-    return bool(session.scalar(select(lapsed)))
+    return {(name, bundle) for name, bundle in session.execute(_PENDING)}

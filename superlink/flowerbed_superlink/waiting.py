@@ -167,13 +167,13 @@ class Waiting:
 
 
 def turn(key: Hashable, limit_s: float, now: float) -> float:
-    """Return how long to wait at most: until this key's turn, so that those who came together do not leave together for ever.
+    """Return how long to wait at most: so that those who came together do not leave together for ever.
 
-    Turns come every 0.95 of the limit; one that is almost here is left out.
+    Each key has turns of its own, two within the limit: who comes back after one waits until the second next one, which is
+    almost the limit, and who comes at another time half of that at least.
     """
-    period = 0.95 * limit_s
-    left = period - (now - hash(key) % 1000 / 1000 * period) % period
-    return left if left > limit_s - period else left + period
+    period = 0.475 * limit_s
+    return period + period - (now - hash(key) % 1000 / 1000 * period) % period
 
 
 def together(questions: Iterable[Question]) -> Question:
