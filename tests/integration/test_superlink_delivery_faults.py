@@ -203,7 +203,8 @@ def test_rounds_end_once_whatever_is_lost(
     assert sum(len(end) for end in ends) >= RUNS * count == done[0]
     assert set(handled.values()) == {1}
     assert proxy.lost > 5
-    assert 0 < errors <= forgotten
+    # Whoever asks while a node is away gets an error for what it waits for: what is forgotten, and another run's message.
+    assert 0 < forgotten <= errors <= RUNS * forgotten
 
 
 def _await(condition: Any, runs: list[Any]) -> None:
