@@ -2,10 +2,10 @@
 VENV   := .venv
 FLOWERBED := $(VENV)/bin/flowerbed
 .DEFAULT_GOAL := help
-.PHONY: help host ca images up down status logs run demo simulate clean check test bench lock schema
+.PHONY: help host ca images up down status logs run demo simulate clean check test bench bench-rounds lock schema
 
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F '\t' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 $(VENV)/.ready: pyproject.toml
 	@scripts/venv.sh $(VENV)
@@ -53,6 +53,9 @@ test: ## every test, on a stack of its own; installs what it needs
 
 bench: $(VENV)/.ready ## measure, beside the alternatives, on this host
 	@scripts/bench.sh
+
+bench-rounds: $(VENV)/.ready ## rounds alone, beside stock Flower
+	@scripts/bench.sh rounds dp
 
 lock: $(VENV)/.ready ## resolve and pin the images' Python packages again
 	@scripts/lock.sh

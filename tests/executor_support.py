@@ -239,6 +239,13 @@ class Bench:
             time.sleep(0.2)
         raise AssertionError(f"run {run_id} did not tell {key}:\n{self.logs()}")
 
+    def warmed(self, seconds: float = 300) -> None:
+        """Wait until tasks are forked from a warm parent."""
+        deadline = time.monotonic() + seconds
+        while "The warm parent is ready" not in self.logs():
+            assert time.monotonic() < deadline, self.logs()
+            time.sleep(0.2)
+
     def logs(self) -> str:
         return docker("logs", self.name)
 

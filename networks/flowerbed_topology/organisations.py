@@ -109,6 +109,9 @@ class SiteSettings(_Model):
     data: Data = Field(description="Where the rows come from.")
     resources: Resources = Field(default=Resources(), description="Limits of the ClientApp executor.")
     gpu: Flag = Field(default=False, description="Hand the host's NVIDIA GPUs to the ClientApp executor.")
+    warm_executor: Flag = Field(
+        default=True, description="Keep a parent with the libraries loaded, unless rounds.warm_executors is false."
+    )
     node_config: dict[NodeKey, NodeValue] = Field(
         default_factory=dict, description="What ClientApps read as context.node_config, beside partition-id."
     )

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from . import accounts, zones
 from .accounts import Identity, Person, Pipeline
 from .errors import Finding, refuse
-from .names import Domain, Filled, Integer, Label, StackName, Text, Title
+from .names import Domain, Filled, Flag, Integer, Label, StackName, Text, Title
 from .organisations import Budget, Data, Federation, Organisation, Resources, SiteSettings, SuperLinkResources
 from .rules import across
 from .zones import MEMBERS, Networks, Zone
@@ -59,6 +59,19 @@ class Authority(BaseModel):
 
     root_years: Integer = Field(default=10, ge=2, le=30, description="Years that the root certificate is valid.")
     leaf_days: Integer = Field(default=397, ge=1, le=397, description="Days that every other certificate is valid.")
+
+
+class Rounds(BaseModel):
+    """What makes rounds fast; without both, the SuperLink, SuperNodes and executors behave as stock Flower's."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    held_pulls: Flag = Field(
+        default=True, description="Hold a pull open until there is something, instead of asking every 3 s."
+    )
+    warm_executors: Flag = Field(
+        default=True, description="Fork tasks from a parent with the libraries loaded, instead of starting Python."
+    )
 
 
 @dataclass(frozen=True)
@@ -160,6 +173,7 @@ class Topology(BaseModel):
     )
     identity: Identity = Field(default=Identity(), description="How people log in, and for how long.")
     pipelines: tuple[Pipeline, ...] = Field(default=(), description="Machines with credentials of their own.")
+    rounds: Rounds = Field(default=Rounds(), description="Switches of what makes rounds fast.")
     superlink: SuperLinkResources = Field(default=SuperLinkResources(), description="Limits of the SuperLink.")
     serverapp: Resources = Field(default=Resources(), description="Limits of the ServerApp executor.")
     ca: Authority = Field(default=Authority(), description="Lifetimes of certificates.")

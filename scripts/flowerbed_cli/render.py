@@ -134,6 +134,7 @@ def common_env(project: Project, topology: Topology, project_id: str) -> dict[st
         "FLOWERBED_PROJECT_ID": project_id,
         "FLOWERBED_SECRETS": project.secrets,
         "FLOWERBED_BUILD": project.build,
+        "HELD_PULLS": int(topology.rounds.held_pulls),
     }
 
 
@@ -162,6 +163,7 @@ def core_env(project: Project, topology: Topology, files: Mapping[str, str], pro
         "ISSUER": topology.issuer,
         **limits("SUPERLINK", topology.superlink),
         **limits("SERVERAPP", topology.serverapp),
+        "SERVERAPP_WARM": int(topology.rounds.warm_executors),
     }
 
 
@@ -185,6 +187,7 @@ def site_env(
         "SITE_DATA": site.data.directory or "data",
         "SITE_SHARE": site.data.share,
         **limits("SITE", site.settings.resources),
+        "SITE_WARM": int(topology.rounds.warm_executors and site.settings.warm_executor),
         "GATEWAY_CONFIG": digest(files, f"gateway-{site.name}"),
         "NET_SITE": site.subnet,
         "NET_SITE_RANGE": site.ip_range,

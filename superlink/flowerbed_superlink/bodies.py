@@ -59,8 +59,13 @@ class Holding:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.give_back()
+
+    def give_back(self) -> None:
+        """Hold nothing from now on."""
+        held, self._held = self._held, 0
         for key in self._limits:
-            self._used[key] -= self._held
+            self._used[key] -= held
             if not self._used[key]:
                 del self._used[key]
 

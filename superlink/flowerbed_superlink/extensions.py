@@ -1,7 +1,8 @@
 """The module that Flower finds as `flwr.ee.superlink.extensions`: middleware, routes and lifespan; none of their work.
 
 The gate is the outermost middleware, through Flower's hook. The check of submissions must run *after* Flower has
-authenticated and parsed a request, for which there is no hook: `configure_app` adds it as the innermost one.
+authenticated and parsed a request, for which there is no hook: `configure_app` adds it as the innermost one, and around it
+what keeps pulls waiting.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from anyio import to_thread
 from fastapi import FastAPI
 from fastapi.routing import RouteContext, iter_route_contexts
 from starlette.middleware import Middleware
-from starlette.middleware.base import BaseHTTPMiddleware
 
 from flowerbed_superlink import artifacts, views
 from flowerbed_superlink.access import Access
@@ -22,13 +22,17 @@ from flowerbed_superlink.arrivals import Arrivals
 from flowerbed_superlink.directory import directory
 from flowerbed_superlink.gate import Gate
 from flowerbed_superlink.health import prove_alive
+from flowerbed_superlink.holds import Holds, release_at_stop
 from flowerbed_superlink.kit import close_all
+from flowerbed_superlink.looking import look
 from flowerbed_superlink.material import Material
+from flowerbed_superlink.narrow import narrowed
 from flowerbed_superlink.routes import check_routes
 from flowerbed_superlink.settings import settings
-from flowerbed_superlink.submissions import check_submission
+from flowerbed_superlink.submissions import Submissions
 from flowerbed_superlink.tokens import tokens
 from flowerbed_superlink.trail import trail
+from flowerbed_superlink.waiting import Waiting
 
 THREADS = 160  # beside uvicorn's and the executor's own, below the container's limit of 300
 
@@ -52,13 +56,17 @@ def configure_app(app: FastAPI) -> None:
     """
     app.include_router(artifacts.router)
     app.include_router(views.router)
-    app.user_middleware.append(Middleware(BaseHTTPMiddleware, dispatch=check_submission))
+    app.user_middleware[:] = narrowed(app.user_middleware, event_log=settings().event_log)
+    if settings().held_pulls:
+        app.state.waiting = Waiting(lambda question: look(app.state.linkstate_factory.state(), question))
+        app.user_middleware.append(Middleware(Holds, waiting=app.state.waiting))
+    app.user_middleware.append(Middleware(Submissions))
     check_routes(path for context in iter_route_contexts(app.routes) if (path := _path(context)))
 
 
 def get_lifespan_contexts() -> tuple[LifespanContext, ...]:
     """Return what runs as long as the SuperLink serves."""
-    return (_widen_threads, prove_alive, _close_kit)
+    return (_widen_threads, prove_alive, _close_kit, release_at_stop)
 
 
 @asynccontextmanager

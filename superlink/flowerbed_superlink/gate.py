@@ -35,6 +35,7 @@ from flowerbed_superlink.routes import (
     RUNTIME,
     RUNTIME_ROUTES,
 )
+from flowerbed_superlink.visit import Visit, announce
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -101,8 +102,9 @@ class Gate:
         with ExitStack() as held:
             try:
                 length = decide(head, self._material)
+                holding = held.enter_context(self._holding(head))
                 if head.method == "POST":
-                    receive = await held.enter_context(self._holding(head)).receive(receive, length)
+                    receive = await holding.receive(receive, length)
                 held.enter_context(self._place(head))
                 await self._arrivals.begin(head)
             except Disconnected:
@@ -112,7 +114,8 @@ class Gate:
                 self._arrivals.refused(head, refused)
                 await _answer(send, refused.status, refused.detail)
                 return
-            await self._pass(head, scope, receive, send)
+            visit = Visit(length, receive, lambda: decide(head, self._material), holding.give_back)
+            await self._pass(head, visit, scope, send)
 
     def _holding(self, head: Head) -> Holding:
         if head.path.startswith(FLEET):
@@ -130,12 +133,20 @@ class Gate:
         finally:
             self._serving[kind] -= 1
 
-    async def _pass(self, head: Head, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _pass(self, head: Head, visit: Visit, scope: Scope, send: Send) -> None:
         scope["headers"] = [h for h in scope["headers"] if h[0] not in (EDGE_HEADER, CERTIFICATE_HEADER)]
+        announce(scope, visit)
         if head.path.startswith(FLEET):
-            await _guard_fleet(self._app, scope, receive, send, lambda status: self._arrivals.ended(head, status))
+            await _guard_fleet(self._app, scope, visit.receive, send, lambda status: self._ended(head, visit, status))
         else:
-            await self._app(scope, receive, send)
+            await self._app(scope, visit.receive, send)
+
+    def _ended(self, head: Head, visit: Visit, status: int) -> None:
+        if visit.refused is not None:
+            _log_refusal(head, visit.refused)
+            self._arrivals.refused(head, visit.refused)
+        else:
+            self._arrivals.ended(head, status)
 
 
 def decide(head: Head, material: Material) -> int:

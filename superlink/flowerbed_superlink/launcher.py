@@ -7,6 +7,7 @@ and the CLI in the same virtual environment stay stock), and the `uvicorn` that 
 
 from __future__ import annotations
 
+import gc
 import inspect
 import os
 import signal
@@ -215,11 +216,13 @@ class BoundedUvicorn:
         Raises:
             StartupError: Flower has fallen back to something of its own.
         """
-        check_in_force(app)
+        check_in_force(app, held_pulls=settings().held_pulls)
         adopt(app)
         if not _OURS.isdisjoint(options) or options.get("workers") != 1:
             raise StartupError("Flower calls uvicorn in another way than flwr 1.41.0 does: install the pinned version.")
         signal.signal(signal.SIGTERM, _stopped)
+        gc.collect()
+        gc.freeze()  # what is there now stays: looking through it again and again costs an idle SuperLink more than its pulls
         event("serving", host=options["host"], port=options["port"], flwr=FLWR_VERSION)
         self._uvicorn.run(app, **options, timeout_graceful_shutdown=self._stop_s, server_header=False, ws="none")
 
@@ -236,7 +239,7 @@ def adopt(app: FastAPI) -> None:
         raise StartupError(f"{error}: run `make up` again.") from error
 
 
-def check_in_force(app: FastAPI) -> None:
+def check_in_force(app: FastAPI, *, held_pulls: bool) -> None:
     """Check that Flower uses our plugins: a missing name makes it fall back without a word.
 
     Raises:
@@ -246,9 +249,10 @@ def check_in_force(app: FastAPI) -> None:
     from flowerbed_superlink.artifacts import ResultsProvider
     from flowerbed_superlink.federations import FlowerbedFederationManager
     from flowerbed_superlink.gate import Gate
+    from flowerbed_superlink.holds import Holds
     from flowerbed_superlink.login import OidcLogin
     from flowerbed_superlink.state import PostgresLinkState, PostgresObjectStore
-    from flowerbed_superlink.submissions import check_submission
+    from flowerbed_superlink.submissions import Submissions
 
     state = app.state.linkstate_factory.state()
     checks = {
@@ -261,7 +265,8 @@ def check_in_force(app: FastAPI) -> None:
         "login": type(app.state.account_access_dep.authn_plugin) is OidcLogin,
         "gate as outermost middleware": app.user_middleware[0].cls is cast("object", Gate),
         "access control within it": app.user_middleware[1].cls is cast("object", Access),
-        "check of submissions as innermost": app.user_middleware[-1].kwargs.get("dispatch") is check_submission,
+        "check of submissions as innermost": app.user_middleware[-1].cls is cast("object", Submissions),
+        "held pulls around it": (app.user_middleware[-2].cls is cast("object", Holds)) is held_pulls,
         "SuperNode authentication": app.state.enable_supernode_auth is True,
         "SuperExec secret": bool(app.state.superexec_auth_secret),
     }

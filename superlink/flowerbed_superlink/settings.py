@@ -32,6 +32,7 @@ class Settings:
     database_wait_s: float  # how long start-up waits for PostgreSQL
     stop_s: int  # how long a graceful stop waits for requests in flight
     event_log: bool
+    held_pulls: bool  # keep pulls that would be empty waiting
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Settings:
@@ -55,6 +56,7 @@ class Settings:
             database_wait_s=_number(env, "FLOWERBED_DATABASE_WAIT", 120, 0, 3600),
             stop_s=_number(env, "FLOWERBED_STOP_SECONDS", 8, 1, 600),
             event_log=env.get("FLOWERBED_EVENT_LOG", "0") == "1",
+            held_pulls=env.get("FLOWERBED_HELD_PULLS", "1") == "1",
         )
 
 

@@ -20,7 +20,6 @@ from flwr.server.superlink.linkstate.linkstate import LinkState
 from flwr.supercore.constant import TaskType
 from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.supercore.object_store.object_store import ObjectStore
-from flwr.supercore.object_store.sql_object_store import SqlObjectStore
 from flwr.supercore.run import Run
 from flwr.supercore.sql_mixin import SqlMixin
 from flwr.supercore.state.schema.corestate_models import ObjectPushSession
@@ -35,6 +34,7 @@ from sqlalchemy.exc import InvalidatePoolError
 from sqlalchemy.orm import Session
 
 from flowerbed_superlink.database import connect_arguments
+from flowerbed_superlink.delivering import ConfirmedObjectStore, DeliveringLinkState
 from flowerbed_superlink.owned import OwnedLinkState
 from flowerbed_superlink.settings import settings
 
@@ -137,11 +137,11 @@ class PostgresMixin(SqlMixin):
             yield session
 
 
-class PostgresObjectStore(PostgresMixin, SqlObjectStore):
+class PostgresObjectStore(PostgresMixin, ConfirmedObjectStore):
     """Flower's ObjectStore on PostgreSQL."""
 
 
-class PostgresLinkState(PostgresMixin, OwnedLinkState):
+class PostgresLinkState(PostgresMixin, OwnedLinkState, DeliveringLinkState):
     """Flower's LinkState on PostgreSQL, which starts ServerApps and nothing else, each in a series of its own."""
 
     _expiry_due = float("-inf")

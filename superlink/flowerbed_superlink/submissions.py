@@ -1,6 +1,6 @@
 """What Flower's handlers would accept and we do not, checked after authentication and parsing; not who may call.
 
-Also what Flower has no hook for: an unfinished run's results, messages confirmed by another run than theirs, and 503 while
+Also what Flower has no hook for: an unfinished run's results, messages confirmed by whom they are not for, and 503 while
 the database is away.
 """
 
@@ -11,9 +11,10 @@ import struct
 import tomllib
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from http import HTTPStatus
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 from anyio import CapacityLimiter, to_thread
@@ -26,13 +27,18 @@ from flwr.supercore.constant import TASK_TOKEN_HEADER
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.concurrency import run_in_threadpool
-from starlette.middleware.base import RequestResponseEndpoint
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 
 from flowerbed_superlink import asking
 from flowerbed_superlink.errors import MaterialError
 from flowerbed_superlink.log import event
-from flowerbed_superlink.routes import RUNTIME
+from flowerbed_superlink.routes import FLEET, FLEET_ROUTES, RUNTIME, RUNTIME_ROUTES
 
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+CHECKED = frozenset({FLEET + "push-messages", FLEET + "confirm-message-received", RUNTIME + "confirm-message-received"})
+UNCHECKED = (FLEET_ROUTES | RUNTIME_ROUTES) - CHECKED
 COMPONENTS = frozenset({"serverapp", "clientapp"})
 # Flower reads a bundle's pyproject.toml whole: bounded here, so that a small bundle cannot unpack to gigabytes.
 MAX_PYPROJECT = MAX_PYPROJECT_PACKED = 32 * 1024
@@ -66,7 +72,7 @@ class BundleError(ValueError):
 async def check_submission(request: Request, call_next: RequestResponseEndpoint) -> Response:
     """Refuse what must not start or be sent, answer `flwr pull` of an unfinished run, say 503 without a database."""
     message = getattr(request.state, "protobuf_request", None)
-    try:
+    with _told(request.scope.get("path", "")):
         if isinstance(message, StartRunRequest):
             await to_thread.run_sync(_check_start_run, message, limiter=_ONE_CHECK)
             _choose_federation(request, message)
@@ -79,13 +85,39 @@ async def check_submission(request: Request, call_next: RequestResponseEndpoint)
             request.state.protobuf_response = ConfirmMessageReceivedResponse()  # as for an object that is gone already
             return Response()
         return await _pass(request, call_next)
+
+
+class Submissions:
+    """The check around Flower's routes; a SuperNode's and a task's requests that hold nothing to check pass at once."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app, self._checked = app, BaseHTTPMiddleware(app, dispatch=check_submission)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection, as the ASGI specification 3.0 says."""
+        if scope["type"] != "http" or scope["path"] not in UNCHECKED:
+            await self._checked(scope, receive, send)
+            return
+        with _told(scope["path"]):
+            await self._app(scope, receive, send)
+
+
+@contextmanager
+def _told(path: str) -> Iterator[None]:
+    """Say that something is away in a way that makes Flower's clients try again.
+
+    Raises:
+        HTTPException: 503.
+    """
+    try:
+        yield
     except MaterialError as error:
-        event("not-ready", path=request.url.path, error=str(error))
+        event("not-ready", path=path, error=str(error))
         raise HTTPException(
             HTTPStatus.SERVICE_UNAVAILABLE, "The SuperLink is not ready, try again.", {"Retry-After": "3"}
         ) from error
     except DATABASE_AWAY as error:
-        event("database-away", path=request.url.path, error=str(error).splitlines()[0])
+        event("database-away", path=path, error=str(error).splitlines()[0])
         raise HTTPException(
             HTTPStatus.SERVICE_UNAVAILABLE, "The SuperLink's database does not answer, try again.", {"Retry-After": "3"}
         ) from error
@@ -232,11 +264,14 @@ def _pull_unfinished(request: Request, message: PullArtifactsRequest) -> bool:
 
 
 def _owns(request: Request, message: ConfirmMessageReceivedRequest) -> bool:
-    """Return whether the object is of the caller's run; Flower would delete any object that somebody confirms."""
-    state, run_id = request.app.state.linkstate_factory.state(), message.run_id
-    if request.scope["path"].startswith(RUNTIME):
-        task = state.get_task_by_token(request.headers.get(TASK_TOKEN_HEADER, ""))
-        if task is None:
-            return True  # not authenticated, which Flower says itself
-        run_id = task.run_id
-    return bool(state.has_object(run_id, message.message_object_id))
+    """Return whether a message is the caller's to confirm; Flower would delete any object that somebody confirms.
+
+    A SuperNode confirms what was sent to it, a ServerApp what is its run's.
+    """
+    state = request.app.state.linkstate_factory.state()
+    if not request.scope["path"].startswith(RUNTIME):
+        return bool(state.was_sent(message.node.node_id, message.run_id, message.message_object_id))
+    task = state.get_task_by_token(request.headers.get(TASK_TOKEN_HEADER, ""))
+    if task is None:
+        return True  # not authenticated, which Flower says itself
+    return bool(state.has_object(task.run_id, message.message_object_id))

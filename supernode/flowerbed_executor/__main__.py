@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import MutableMapping
 from pathlib import Path
 
 from . import pinned
@@ -18,6 +19,17 @@ from .settings import Settings, SettingsError, check, load
 from .spec import CLIENT_APP, RESULTS_GROUP
 
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
+
+
+POLL_INTERVAL = "FLWR_SUPEREXEC_TASK_POLL_INTERVAL"
+_HELD_INTERVAL = "0.02"
+"""Seconds of sleep between looks for a task when the Runtime API holds each look until there is one."""
+
+
+def set_poll_interval(settings: Settings, environment: MutableMapping[str, str]) -> None:
+    """Have SuperExec ask again at once where it is held anyway; what the operator has set stays, and else Flower's 1 s."""
+    if settings.held_pulls:
+        environment.setdefault(POLL_INTERVAL, _HELD_INTERVAL)
 
 
 def superexec_arguments(settings: Settings) -> list[str]:
@@ -68,6 +80,8 @@ def run(settings: Settings) -> int:
 
     executor = SupervisedExecutor(settings, Reporter(settings.runtime_api, settings.ca.read_bytes()))
     install(executor)
+    set_poll_interval(settings, os.environ)
+    executor.start()
     stopped: list[int] = []
 
     def drain() -> None:

@@ -1,7 +1,8 @@
 """SuperExec's side: hands each acquired task to a supervisor and sees to it that its end is known.
 
 Runs inside Flower's own `flower-superexec` process in place of its subprocess executor; it replaces two names there
-(`install`) and changes nothing else. It holds the SuperExec secret, so it never forks: supervisors are fresh programs.
+(`install`) and changes nothing else. It holds the SuperExec secret, so it never forks: supervisors, and the warm parent that may
+fork them, are fresh programs.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from flwr.supercore.constant import TaskType
 from flwr.supercore.superexec.executor import ExecutionSpec, LaunchResult
 from flwr.supercore.superexec.plugin import AutoExecPlugin
 
+from .pace import Pace
+from .parent import SupervisorProcess, WarmParent
 from .report import Reporter
 from .settings import Settings
 from .spec import END_TASK, FIRST_UID, TaskSpec
@@ -39,6 +42,9 @@ _PROGRAM = (
 _HEARTBEAT_SECONDS, _REFUSALS = 10.0, 2
 """How often a heartbeat is sent for a task, and after how many refusals in a row the task is ended."""
 
+_LOOK_SECONDS = 1.0
+"""How often a full executor looks after itself."""
+
 _STOP_SECONDS, _REPORT_SECONDS = 6.0, 1.0
 """How long tasks may take to end after SIGTERM (Flower allows a task 5 s), and what is waited for their report."""
 
@@ -52,7 +58,7 @@ def supervisor_command(*arguments: str) -> list[str]:
 class _Running:
     """One supervisor, the thread that follows it, and its task's token."""
 
-    process: subprocess.Popen[bytes]
+    process: SupervisorProcess
     watcher: threading.Thread
     token: str
 
@@ -64,8 +70,17 @@ class SupervisedExecutor:
         self._settings, self._reporter = settings, reporter
         self._root_certificates = settings.ca.read_text()
         self._running: dict[int, _Running] = {}
-        self._lock = threading.Lock()
+        # Signal handlers run in the main thread, which may hold it.
+        self._lock = threading.RLock()
+        self._room = threading.Condition(self._lock)
+        self._pace = Pace()
+        self._warm = WarmParent(settings.role.program, settings.limits.threads) if settings.warm else None
         self._stopping = self._unclean = False
+
+    def start(self) -> None:
+        """Start the warm parent, if there shall be one; until it is ready, tasks start cold."""
+        if self._warm:
+            self._warm.start()
 
     def get_eligible_capacity(
         self,
@@ -76,9 +91,16 @@ class SupervisedExecutor:
     ) -> tuple[set[TaskType], set[str]]:
         """Offer every type while there is room: what may not run here is acquired too, to fail with a reason."""
         del insecure, root_certificates_path
-        with self._lock:
-            full = self._stopping or self._unclean or (0 < self._settings.tasks_at_once <= len(self._running))
-        return (set() if full else supported_task_types), set()
+        with self._room:
+            # Flower would ask on and on for nothing: here it sleeps as long as it likes, without knowing it.
+            while self._settings.held_pulls and self._full() and not self._stopping:
+                self._room.wait(_LOOK_SECONDS)
+                self._look_after()
+            self._pace.asks()
+            return (set() if self._stopping or self._full() else supported_task_types), set()
+
+    def _full(self) -> bool:
+        return self._unclean or 0 < self._settings.tasks_at_once <= len(self._running)
 
     def wait_for_capacity(
         self,
@@ -97,6 +119,10 @@ class SupervisedExecutor:
     def launch_task(self, token: str, task: Task) -> LaunchResult:
         """Start the task's supervisor, or fail the task with a reason."""
         role = self._settings.role
+        self._pace.got_one()
+        if self._unclean:
+            # Acquired by a question that was held since before; without heartbeats Flower gives it out again.
+            return LaunchResult.capacity_rejected("the executor ends, to be started again with empty directories")
         if task.type != role.program:
             return self._refuse(token, task, f"{task.type} may not run here, only {role.program}.")
         try:
@@ -106,11 +132,19 @@ class SupervisedExecutor:
         return LaunchResult.accepted()
 
     def reconcile(self) -> None:
-        """Before each look for a task: show that SuperExec is alive, reap orphans of lost supervisors."""
+        """Before each look for a task: show that SuperExec is alive, reap orphans of lost supervisors, keep the pace."""
+        self._look_after()
+        if self._settings.held_pulls and (pause := self._pace.pause()):
+            time.sleep(pause)
+
+    def _look_after(self) -> None:
         with suppress(OSError):
             self._settings.alive.touch()
         while self._reap_orphan():
             pass
+        self._end_if_unclean()
+
+    def _end_if_unclean(self) -> None:
         with self._lock:
             over = self._unclean and not self._running
         if over:
@@ -158,13 +192,16 @@ class SupervisedExecutor:
             limits=self._settings.limits,
             directories=self._settings.directories,
         )
-        process = subprocess.Popen(supervisor_command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        process: SupervisorProcess | None = self._warm.spawn() if self._warm else None
+        log.info("run %d task %d starts %s", task.run_id, task.task_id, "warm" if process else "cold")
+        if process is None:
+            process = subprocess.Popen(supervisor_command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         watcher = threading.Thread(target=self._watch, args=(process, spec), daemon=True)
         with self._lock:
             self._running[process.pid] = _Running(process, watcher, token)
         watcher.start()
 
-    def _watch(self, process: subprocess.Popen[bytes], spec: TaskSpec) -> None:
+    def _watch(self, process: SupervisorProcess, spec: TaskSpec) -> None:
         """Follow one supervisor to its end; a task that did not report its end itself is failed with the reason."""
         started = time.monotonic()
         try:
@@ -175,10 +212,12 @@ class SupervisedExecutor:
             # A task that has reported its end has no token any more, so this then changes nothing.
             self._reporter.failed(spec.token, sentence)
         finally:
-            with self._lock:
+            with self._room:
                 del self._running[process.pid]
+                self._room.notify_all()
+        self._end_if_unclean()
 
-    def _follow(self, process: subprocess.Popen[bytes], spec: TaskSpec) -> bytes:
+    def _follow(self, process: SupervisorProcess, spec: TaskSpec) -> bytes:
         """Hand over the description, keep the token alive, return the supervisor's report.
 
         Flower takes a task back 30 s after it was acquired, to give it out again; on a busy host imports take longer. And
@@ -196,7 +235,7 @@ class SupervisedExecutor:
                 log.warning("run %d task %d has outlived its run or its report; it is ended", spec.run_id, spec.task_id)
                 process.send_signal(END_TASK)
 
-    def _ended(self, process: subprocess.Popen[bytes], output: bytes) -> str:
+    def _ended(self, process: SupervisorProcess, output: bytes) -> str:
         uid = str(FIRST_UID + process.pid)
         try:
             report = json.loads(output)
@@ -218,7 +257,7 @@ class SupervisedExecutor:
                 found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
             except ChildProcessError:
                 return False
-            if found is None or found.si_pid in self._running:
+            if found is None or found.si_pid in self._running or (self._warm and found.si_pid == self._warm.pid):
                 return False
             with suppress(ChildProcessError):
                 os.waitpid(found.si_pid, os.WNOHANG)

@@ -32,7 +32,9 @@ EXPECTED = {
     ("flwr.supercore.exit", "add_exit_handler"): ("exit_handler", "run_before_force_exit"),
     ("flwr.supercore.runtime", "RuntimeHttpClient.PushTaskOutput"): ("self", "request"),
     ("flwr.supercore.runtime", "RuntimeHttpClient.SendTaskHeartbeat"): ("self", "request"),
+    ("flwr.supercore.telemetry", "create_event"): ("event_type", "event_details"),
     **dict.fromkeys(ENTRY_POINTS.values(), ()),
+    **{(f"{module}.{function}", function): () for module, function in ENTRY_POINTS.values()},
 }
 """What is replaced or called, with the names of its parameters."""
 

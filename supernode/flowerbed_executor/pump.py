@@ -41,11 +41,12 @@ class LogPump:
         os.close(self._read)
         os.close(self._write)
 
-    def turn(self, timeout: float) -> None:
-        """Wait up to ``timeout`` seconds for output and pass it on."""
-        watched = [self._read] if self._open else []
-        ready, _, _ = select.select(watched, [], [], timeout if self._open else min(timeout, 0.02))
-        if ready:
+    def turn(self, timeout: float, woken: int) -> None:
+        """Wait up to ``timeout`` seconds for output or a byte on ``woken``; pass output on, take such bytes away."""
+        ready, _, _ = select.select([woken, self._read] if self._open else [woken], [], [], timeout)
+        if woken in ready:
+            os.read(woken, 4096)
+        if self._read in ready:
             self._take()
 
     def drain(self) -> None:

@@ -54,6 +54,8 @@ class Settings:
     alive: Path = Path("/run/flowerbed/alive")
     drain_seconds: float = 0
     tasks_at_once: int = 4
+    warm: bool = False
+    held_pulls: bool = False
     limits: Limits = field(default_factory=Limits)
     directories: Directories = field(default_factory=Directories)
 
@@ -85,6 +87,8 @@ def load(role_name: str, environment: Mapping[str, str]) -> Settings:
         alive=Path(environment.get("FLOWERBED_ALIVE", "/run/flowerbed/alive")),
         drain_seconds=_number(environment, "FLOWERBED_DRAIN_SECONDS", role.drain_seconds),
         tasks_at_once=at_once,
+        warm=_switch(environment, "FLOWERBED_WARM", "1"),
+        held_pulls=_switch(environment, "FLOWERBED_HELD_PULLS", "0"),
         limits=Limits(
             processes=_fair_share(int(_number(environment, "FLOWERBED_TASK_PROCESSES", defaults.processes)), at_once),
             threads=int(_number(environment, "FLOWERBED_TASK_THREADS", _processors())),
@@ -158,6 +162,13 @@ def _number(environment: Mapping[str, str], name: str, default: float) -> float:
     if not 0 <= value < 1e12:
         raise SettingsError(f"{name} is {raw!r}; it must be a number, 0 or more (0 means no limit).")
     return value
+
+
+def _switch(environment: Mapping[str, str], name: str, default: str) -> bool:
+    value = environment.get(name, "").strip() or default
+    if value not in ("0", "1"):
+        raise SettingsError(f"{name} is {value!r}; it must be 1 or 0.")
+    return value == "1"
 
 
 def _mib(environment: Mapping[str, str], name: str, default: int) -> int:

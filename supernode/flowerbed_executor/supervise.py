@@ -1,8 +1,8 @@
 """The supervisor of one task: gives it a user of its own, hands it what it may have, cleans up after it.
 
-Started by SuperExec's process (`launch.py`) with the task's description on standard input; one JSON line on standard
-output says how it ended. One thread, no Flower, standard library only: it starts in milliseconds and is safe to fork. A
-pre-forking parent can take the place of `_start` (the fork and exec of the task) and keep everything else.
+Started by SuperExec's process (`launch.py`), or forked by the warm parent (`warm.py`), with the task's description on
+standard input; one JSON line on standard output says how it ended. One thread, standard library only: it starts in
+milliseconds and is safe to fork. Its task is a fresh Python, or a fork of this process if that is warm.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 from . import cleanup, privileges
 from .pump import LogPump
@@ -28,15 +30,24 @@ _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 _GRACE = 5.0
 """Seconds that a task has after END_TASK."""
 
-_PASSED_ON = ("PATH", "TZ", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES")
-"""What a task keeps of the container's environment."""
+_PASSED_ON = (
+    *("PATH", "TZ", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"),
+    "FLOWERBED_HELD_PULLS",
+)
+"""What a task keeps of the container's environment; the last one says what `waits` leaves out."""
+
+_TURN = 0.2
+"""Seconds between looks at the clock and the record; the task's output, its end and signals wake at once."""
+
+RunHere = Callable[[TaskSpec, Mapping[str, str]], NoReturn]
+"""Runs a task in the calling process, with the given environment (`forked.Forked`)."""
 
 
 class Supervisor:
     """Runs one task to its end."""
 
-    def __init__(self, spec: TaskSpec) -> None:
-        self._spec = spec
+    def __init__(self, spec: TaskSpec, run_here: RunHere | None = None) -> None:
+        self._spec, self._run_here = spec, run_here
         self._uid = FIRST_UID + os.getpid()
         self._tasks = Path(spec.directories.tasks)
         self._task = 0
@@ -47,6 +58,7 @@ class Supervisor:
         self._record: Record | None = None
         self._passed: dict[str, int] = {}
         self._signals: list[int] = []
+        self._woken = -1
         self.left = False
         """Whether something of the task could not be ended or removed."""
 
@@ -66,14 +78,15 @@ class Supervisor:
         return (status if status >= 0 else 128 - status), self._describe(status)
 
     def _start(self, home: Path) -> None:
-        """Fork and exec the task. The token crosses a pipe; only stdio and the named descriptors are inherited."""
+        """Fork the task, and exec it unless this process is warm.
+
+        The token crosses a pipe; only stdio and the named descriptors are inherited.
+        """
         environment, passed = self._environment(home), self._passed
         passed.update(self._descriptors())
         passed["FLOWERBED_SPEC_FD"], spec_write = os.pipe()
         environment.update({name: str(descriptor) for name, descriptor in passed.items()})
-        for number in (*_FORWARDED, END_TASK):
-            # Passed on by the loop: whoever signals a task must not be interrupted at that (see `signal_as`).
-            signal.signal(number, lambda number, _frame: self._signals.append(number))
+        self._listen()
         parent = os.getpid()
         self._task = os.fork()
         if self._task == 0:
@@ -83,15 +96,26 @@ class Supervisor:
         with os.fdopen(spec_write, "wb") as pipe, suppress(BrokenPipeError):
             pipe.write(self._spec.to_json())
 
+    def _listen(self) -> None:
+        """Have signals, and the task's end, wake `_wait` through a pipe."""
+        self._woken, wake = os.pipe()
+        os.set_blocking(wake, False)
+        for number in (*_FORWARDED, END_TASK):
+            # Passed on by the loop: whoever signals a task must not be interrupted at that (see `signal_as`).
+            signal.signal(number, lambda number, _frame: self._signals.append(number))
+        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+
     def _become_task(self, home: Path, environment: dict[str, str], passed: set[int], parent: int) -> None:
         """The child: never returns."""
         try:
+            signal.set_wakeup_fd(-1)
             os.setsid()
             Path("/proc/self/oom_score_adj").write_text("900")
             self._pump.attach()
             os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             _keep_only({0, 1, 2, *passed})
-            for number in (*_FORWARDED, END_TASK, signal.SIGPIPE):
+            for number in (*_FORWARDED, END_TASK, signal.SIGCHLD, signal.SIGPIPE):
                 signal.signal(number, signal.SIG_DFL)
             os.umask(0o077)
             privileges.become(self._uid)
@@ -101,6 +125,8 @@ class Supervisor:
                 (home / name).mkdir(mode=0o700)
             os.chdir(home / "home")
             privileges.limit(self._spec.limits)
+            if self._run_here:
+                self._run_here(self._spec, environment)
             command = [sys.executable, "-P", "-m", "flowerbed_executor.task"]
             os.execve(sys.executable, command, environment)  # noqa: S606 - no shell is wanted
         except BaseException as error:  # noqa: BLE001 - a child must never run on into its parent's code
@@ -109,19 +135,8 @@ class Supervisor:
             os._exit(EX_CANNOT_START)
 
     def _environment(self, home: Path) -> dict[str, str]:
-        environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-        environment.update(
-            HOME=str(home / "home"),
-            FLWR_HOME=str(home / "flwr"),
-            TMPDIR=str(home / "tmp"),
-            LANG="C.UTF-8",
-            PYTHONUNBUFFERED="1",
-            PYTHONDONTWRITEBYTECODE="1",
-            FLWR_TELEMETRY_ENABLED="0",
-            FLWR_DISABLE_UPDATE_CHECK="1",
-        )
-        if self._spec.limits.threads:
-            environment["OMP_NUM_THREADS"] = str(self._spec.limits.threads)
+        environment = plain_environment(self._spec.limits.threads)
+        environment.update(HOME=str(home / "home"), FLWR_HOME=str(home / "flwr"), TMPDIR=str(home / "tmp"))
         if self._spec.program == CLIENT_APP:
             environment["FLOWERBED_DATA"] = self._spec.directories.data
         return environment
@@ -162,7 +177,7 @@ class Supervisor:
     def _wait(self) -> int:
         """Pass the task's output on until its process has ended; return its exit status, negative for a signal."""
         while True:
-            self._pump.turn(timeout=0.2)
+            self._pump.turn(_TURN, self._woken)
             pid, status = os.waitpid(self._task, os.WNOHANG)
             if pid:
                 return os.waitstatus_to_exitcode(status)
@@ -218,6 +233,21 @@ class Supervisor:
         return f"The task ended with status {status} without reporting its end."
 
 
+def plain_environment(threads: int) -> dict[str, str]:
+    """Return the part of a task's environment that every task has."""
+    environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    environment.update(
+        LANG="C.UTF-8",
+        PYTHONUNBUFFERED="1",
+        PYTHONDONTWRITEBYTECODE="1",
+        FLWR_TELEMETRY_ENABLED="0",
+        FLWR_DISABLE_UPDATE_CHECK="1",
+    )
+    if threads:
+        environment["OMP_NUM_THREADS"] = str(threads)
+    return environment
+
+
 def _keep_only(wanted: set[int]) -> None:
     """Close every other descriptor and let these survive exec."""
     lowest = 0
@@ -230,7 +260,7 @@ def _keep_only(wanted: set[int]) -> None:
     os.closerange(lowest, os.sysconf("SC_OPEN_MAX"))
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str], run_here: RunHere | None = None) -> int:
     """Supervise the task described on standard input, or ``sweep DIRECTORY [UID]``."""
     if arguments and arguments[0] == "sweep":
         tasks = Path(arguments[1])
@@ -242,7 +272,7 @@ def main(arguments: list[str]) -> int:
             sys.stderr.write(f"Removed what task user {uid} had left.\n")
         return 0
     spec = TaskSpec.from_json(sys.stdin.buffer.read())
-    supervisor = Supervisor(spec)
+    supervisor = Supervisor(spec, run_here)
     status, sentence = supervisor.run()
     sys.stdout.write(json.dumps({"status": status, "sentence": sentence, "left": supervisor.left}) + "\n")
     return status

@@ -10,6 +10,7 @@ import os
 import sys
 from pathlib import Path
 
+from . import waits
 from .spec import CLIENT_APP, SERVER_APP, TaskSpec
 
 ENTRY_POINTS = {
@@ -40,6 +41,7 @@ def main() -> None:
     root_certificates.write_text(spec.root_certificates)
     module, function = ENTRY_POINTS[spec.program]
     sys.argv = arguments(spec, root_certificates)
+    waits.install(spec.program)
     getattr(importlib.import_module(module), function)()
 
 

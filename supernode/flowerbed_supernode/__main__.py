@@ -10,9 +10,13 @@ import logging
 import os
 import signal
 import sys
+from typing import TYPE_CHECKING
 
 from . import pinned
 from .settings import Settings, SettingsError, check, load
+
+if TYPE_CHECKING:
+    from .stop import GracefulStop
 
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
 
@@ -37,13 +41,7 @@ def run(settings: Settings) -> tuple[int, str]:
     """Run the SuperNode until it ends; return the exit status and why it ended."""
     from flwr.supernode.cli import flower_supernode
 
-    from . import liveness, replies, routes, stop
-
-    graceful = stop.GracefulStop(settings.drain_seconds)
-    routes.install()
-    replies.install()
-    liveness.install(liveness.Liveness(settings.alive))
-    stop.install(graceful)
+    graceful = install(settings)
     sys.argv = settings.arguments()
     try:
         flower_supernode()
@@ -56,6 +54,26 @@ def run(settings: Settings) -> tuple[int, str]:
         logging.getLogger("flowerbed.supernode").exception("The SuperNode failed")
         return 1, "The SuperNode failed."
     return 1, "The main loop has ended."
+
+
+def install(settings: Settings) -> GracefulStop:
+    """Wrap what this package wraps of Flower's, in this process only; return what knows of a stop."""
+    from . import holds, incoming, liveness, replies, routes, stop, waits
+
+    held_pulls = settings.held_pulls and waits.fits()
+    graceful = stop.GracefulStop(settings.drain_seconds, stop.HELD_PULL_SECONDS if held_pulls else stop.PULL_SECONDS)
+    loop_time, tasks = waits.LoopTime(), incoming.Incoming()
+    if held_pulls:
+        routes.install(holds.install(tasks))
+        replies.install(loop_time.replied)
+    else:
+        routes.install()
+        replies.install()
+    liveness.install(liveness.Liveness(settings.alive))
+    stop.install(graceful)
+    if held_pulls:
+        waits.install(loop_time, tasks)
+    return graceful
 
 
 def main() -> None:

@@ -50,21 +50,45 @@ EXPECTED = {
 }
 """What is wrapped or called, with the names of its parameters."""
 
+WAITS = {
+    (_NODE_STATE[0], f"{_NODE_STATE[1]}.create_task"): (
+        "self",
+        "task_type",
+        "run_id",
+        "fab_hash",
+        "model_ref",
+        "connector_ref",
+        "connector_id",
+        "requesting_task_id",
+    ),
+    (_NODE_STATE[0], f"{_NODE_STATE[1]}.claim_task"): ("self", "task_id"),
+    (_NODE_STATE[0], f"{_NODE_STATE[1]}.reserve_nonce"): ("self", "namespace", "nonce", "expires_at"),
+    ("flwr.supercore.dependencies.superexec", "authenticate_superexec_request"): ("request", "state", "method"),
+    ("flwr.supercore.exit", "add_exit_handler"): ("exit_handler", "run_before_force_exit"),
+}
+"""What `waits` and `holds` need besides; without it the SuperNode starts, and waits as stock Flower does."""
+
 
 class PinError(Exception):
     """The installed Flower is not the pinned one."""
 
 
 def check() -> None:
-    """Raise `PinError` with one sentence if anything differs."""
+    """Raise `PinError` with one sentence if anything that cannot be done without differs."""
     installed = importlib.import_module("flwr").__version__
     if installed != FLWR_VERSION:
         raise PinError(f"flwr {installed} is installed; this launcher is made for {FLWR_VERSION}: rebuild the image.")
-    for (module, name), expected in EXPECTED.items():
+    if reason := difference(EXPECTED):
+        raise PinError(f"{reason}: rebuild the image.")
+
+
+def difference(expected: dict[tuple[str, str], tuple[str, ...]]) -> str:
+    """Return what differs first from `expected`, empty if nothing does."""
+    installed = importlib.import_module("flwr").__version__
+    for (module, name), parameters in expected.items():
         found: object = importlib.import_module(module)
         for part in name.split("."):
             found = getattr(found, part, None)
-        if not callable(found) or tuple(inspect.signature(found).parameters) != expected:
-            raise PinError(
-                f"{module}.{name} of flwr {installed} is not what this launcher is made for: rebuild the image."
-            )
+        if not callable(found) or tuple(inspect.signature(found).parameters) != parameters:
+            return f"{module}.{name} of flwr {installed} is not what this launcher is made for"
+    return ""

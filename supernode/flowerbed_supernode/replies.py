@@ -12,6 +12,7 @@ decided is the state's own lock of messages.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import wraps
 from importlib import import_module
 from types import ModuleType
@@ -45,7 +46,9 @@ _HANDLING = frozenset({TaskType.CLIENT_APP.value, TaskType.AGENT_APP.value})
 class Replies:
     """Which tasks have replied, and the replies whose objects are still under way. Used under the state's message lock."""
 
-    def __init__(self) -> None:
+    def __init__(self, replied: Callable[[], None]) -> None:
+        self.replied = replied
+        """Called when a reply is there for the main loop."""
         self._answered: set[int] = set()
         self._held: dict[str, tuple[Task, set[str]]] = {}
 
@@ -72,6 +75,7 @@ class Replies:
             state.msg_store[message_id].is_retrieved = False
             self._answered.add(task.task_id)
             del self._held[message_id]
+            self.replied()
 
     def drop(self, state: InMemoryNodeState, run_id: int) -> None:
         """Forget the replies of this run that never became whole."""
@@ -111,6 +115,7 @@ def give_up(state: InMemoryNodeState, replies: Replies, run_id: int, reason: str
                 state.record_message_processing_start(message_id)
                 state.object_store.delete(message_id)
     state._store_error_replies({run_id}, Error(ErrorCode.CLIENT_APP_CRASHED, reason))  # noqa: SLF001 - see `pinned`
+    replies.replied()
     log.warning("run %d: a task ended without a reply: %s", run_id, reason)
 
 
@@ -150,9 +155,12 @@ def _refusal(sentence: str) -> FlowerError:
     return FlowerError(ApiErrorCode.RUNTIME_MESSAGE_RUN_ID_MISMATCH, sentence)
 
 
-def install() -> None:
-    """Wrap what stores a reply, what removes one, what finishes a task and what expires one."""
-    replies = Replies()
+def install(replied: Callable[[], None] = lambda: None) -> None:
+    """Wrap what stores a reply, what removes one, what finishes a task and what expires one.
+
+    `replied` is called, from any thread, when a reply is there for the main loop.
+    """
+    replies = Replies(replied)
     handlers = import_module("flwr.supernode.servicer.runtime.runtime_handlers")
     _wrap_push_messages(handlers, replies)
     _wrap_push_object(handlers, replies)

@@ -5,10 +5,12 @@ Flower's SuperNode has no hook for middleware, so its `create_app` is wrapped (`
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import wraps
 from importlib import import_module
 from typing import Any
 
+from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .bodies import BoundedBodies
@@ -50,8 +52,11 @@ class AllowedRoutes:
             await send({"type": "websocket.close", "code": 1000})
 
 
-def install() -> None:
-    """Wrap the `create_app` that `flower-supernode` imports when it starts its Runtime API."""
+def install(add_inner: Callable[[FastAPI], None] = lambda _app: None) -> None:
+    """Wrap the `create_app` that `flower-supernode` imports when it starts its Runtime API.
+
+    `add_inner` may add middleware that sees only allowed requests with a bounded body.
+    """
     module = import_module("flwr.supernode.main")
     create_app = module.create_app
 
@@ -59,6 +64,7 @@ def install() -> None:
     def create_allowed_app(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - Flower's own signature
         app = create_app(*args, **kwargs)
         # The last one added is the first to see a request.
+        add_inner(app)
         app.add_middleware(BoundedBodies)
         app.add_middleware(AllowedRoutes)
         return app

@@ -36,6 +36,8 @@ class Settings:
     alive: Path = Path("/run/flowerbed/alive")
     drain_seconds: float = 20
     """How long a stop waits for the reply to a message that is being worked on."""
+    held_pulls: bool = False
+    """Whether waits end when what they wait for happens (see `waits` and `holds`); otherwise as in stock Flower."""
 
     def arguments(self) -> list[str]:
         """Return what Flower's own parser shall see."""
@@ -68,6 +70,7 @@ def load(environment: Mapping[str, str]) -> Settings:
         secrets=Path(environment.get("FLOWERBED_SECRETS", "/secrets")),
         alive=Path(environment.get("FLOWERBED_ALIVE", "/run/flowerbed/alive")),
         drain_seconds=_number(environment, "FLOWERBED_DRAIN_SECONDS", 20, highest=3600),
+        held_pulls=_switch(environment, "FLOWERBED_HELD_PULLS"),
     )
 
 
@@ -115,3 +118,10 @@ def _number(environment: Mapping[str, str], name: str, default: float, highest: 
     if not 0 <= value <= highest:
         raise SettingsError(f"{name} is {raw!r}; it must be a number from 0 to {highest:.0f}.")
     return value
+
+
+def _switch(environment: Mapping[str, str], name: str) -> bool:
+    raw = environment.get(name, "").strip() or "0"
+    if raw not in ("0", "1"):
+        raise SettingsError(f"{name} is {raw!r}; it must be 0 or 1.")
+    return raw == "1"

@@ -16,8 +16,11 @@ from typing import Any
 
 log = logging.getLogger("flowerbed.supernode")
 
-_PULL_SECONDS = 5.0
+PULL_SECONDS = 5.0
 """How long a stop waits for the answer to a pull under way, which may carry a message."""
+
+HELD_PULL_SECONDS = 0.5
+"""The same where the SuperLink holds pulls: then there is always one under way, and what is lost with it is offered again."""
 
 Leave = Callable[[int, FrameType | None], object]
 
@@ -25,8 +28,8 @@ Leave = Callable[[int, FrameType | None], object]
 class GracefulStop:
     """Where the main loop is, and what a stop has to wait for. Everything here runs in the main thread."""
 
-    def __init__(self, drain_seconds: float) -> None:
-        self._drain_seconds = drain_seconds
+    def __init__(self, drain_seconds: float, pull_seconds: float = PULL_SECONDS) -> None:
+        self._drain_seconds, self._pull_seconds = drain_seconds, pull_seconds
         self._handling = self._pulling = False
         self._leave: Leave | None = None
         self.asked = False
@@ -65,14 +68,15 @@ class GracefulStop:
 
     def _wait_or_leave(self) -> None:
         if self._handling or self._pulling:
-            seconds = self._drain_seconds if self._handling else min(_PULL_SECONDS, self._drain_seconds)
-            log.info("Stopping: waiting up to %.0f s for the message in hand.", seconds)
+            seconds = self._drain_seconds if self._handling else min(self._pull_seconds, self._drain_seconds)
+            log.info("Stopping: waiting up to %.0f s for the message in hand, or the pull under way.", seconds)
             signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001))
         else:
             self._go()
 
     def _on_alarm(self, _number: int, _frame: FrameType | None) -> None:
-        log.warning("Stopping: the message in hand is left without a reply.")
+        if self._handling:
+            log.warning("Stopping: the message in hand is left without a reply.")
         self._go()
 
     def _go(self) -> None:

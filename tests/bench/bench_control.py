@@ -13,19 +13,16 @@ from __future__ import annotations
 
 import http.client
 import subprocess
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
-from bench_rounds import BIN, ENVIRONMENT, PORT, Row, comparison, secured_run, stock, stock_run
+from bench_rounds import ENVIRONMENT, FLWR, PORT, Row, comparison, log_in, our_home, secured_run, stock, stock_run
 from flwr.proto.control_pb2 import ListFederationsResponse, ListRunsResponse
 
 from e2e.client import Edge, bearer
 from e2e.federation import Federation
-from flowerbed_cli import accounts
-from flowerbed_cli.project import Project
 
 CALLS, WARM = 200, 20
 PAUSE_S = 0.02
@@ -33,17 +30,6 @@ RUNS = 3
 TURNS = 10
 PROTOBUF = {"Content-Type": "application/protobuf"}
 NO_TRAINING = "rounds=0 exchanges=0 nodes=0"
-# `flwr`, but that names under .localhost are this host, which RFC 6761 (6.3) asks of resolvers and glibc leaves to others.
-FLWR = """
-import socket
-asked = socket.getaddrinfo
-def here(host, *others, **named):
-    local = isinstance(host, str) and host.endswith(".localhost")
-    return asked("127.0.0.1" if local else host, *others, **named)
-socket.getaddrinfo = here
-from flwr.cli.app import app
-app()
-"""
 
 
 def rows(federation: Federation) -> list[Row]:
@@ -108,23 +94,9 @@ def finish_runs(federation: Federation, home: Path) -> None:
         stock_run(home, NO_TRAINING)
 
 
-@contextmanager
-def our_home(federation: Federation) -> Iterator[Path]:
-    """Yield a FLWR_HOME with the configuration that the kit gives researchers."""
-    with tempfile.TemporaryDirectory() as name:
-        home = Path(name)
-        (home / "config.toml").write_text((federation.root / "build" / "flwr" / "config.toml").read_text())
-        yield home
-
-
 def processes(federation: Federation, ours: Path, theirs: Path) -> Row:
     """Return the seconds of `flwr list` from start to exit on each side, the first of each left out."""
-    topology = federation.topology
-    store = ours / "credentials.yaml"
-    store.touch(mode=0o600)
-    store.write_text(
-        accounts.credentials(topology, accounts.token(Project(federation.root), topology, "pipeline-demo"))
-    )
+    log_in(federation, ours)
     turns = [(listing(ours, "flowerbed"), listing(theirs, "stock")) for _ in range(TURNS + 1)]
     return comparison(f"flwr list, whole process, {RUNS} finished runs", *map(list, zip(*turns[1:], strict=True)))
 
@@ -132,7 +104,7 @@ def processes(federation: Federation, ours: Path, theirs: Path) -> Row:
 def listing(home: Path, connection: str) -> float:
     """Return the seconds that `flwr list` takes, which must show every run."""
     environment = ENVIRONMENT | {"FLWR_HOME": str(home), "COLUMNS": "200"}
-    command = [str(BIN / "python"), "-c", FLWR, "list", connection]
+    command = [*FLWR, "list", connection]
     started = time.perf_counter()
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
     took = time.perf_counter() - started

@@ -25,32 +25,76 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 
 from e2e.federation import KIT, STACK, VERSION, Federation, docker
+from flowerbed_cli import accounts
+from flowerbed_cli.project import Project
 
 BENCH = KIT / "tests" / "bench"
 BIN = KIT / ".venv" / "bin"
-SITES = 3
-ROUNDS = 4
+SITES = (2, 3)
+ROUNDS, STOCK_ROUNDS = 20, 4
+STARTS = 5
 TURNS, EXCHANGES = 5, 20
 PORT = 28431
+# `flwr`, but that names under .localhost are this host, which RFC 6761 (6.3) asks of resolvers and glibc leaves to others.
+_PROGRAM = """
+import socket
+asked = socket.getaddrinfo
+def here(host, *others, **named):
+    local = isinstance(host, str) and host.endswith(".localhost")
+    return asked("127.0.0.1" if local else host, *others, **named)
+socket.getaddrinfo = here
+from flwr.cli.app import app
+app()
+"""
+FLWR = [str(BIN / "python"), "-c", _PROGRAM]
 Row = dict[str, object]
 
 
 def rows(federation: Federation) -> list[Row]:
     """Return both comparisons and what is added; `ratio` is ours divided by stock Flower's."""
-    ours = secured_run(federation, f"rounds={ROUNDS} nodes={SITES}")
     with stock() as home:
-        with stock_nodes(SITES):
-            theirs = stock_run(home, f"rounds={ROUNDS} nodes={SITES}")
+        compared = [compared_rounds(federation, home, sites) for sites in SITES]
         turns = exchanges(federation, home)
     return [
-        comparison(f"round without training, {SITES} sites", ours, theirs),
+        *compared,
+        row(
+            "flwr run to the first training message at a SuperNode", [first_message(federation) for _ in range(STARTS)]
+        ),
         comparison("exchange without sleeps, 1 site", *(list(chain(*side)) for side in zip(*turns, strict=True))),
         row("added to one exchange", [statistics.median(our) - statistics.median(their) for our, their in turns]),
     ]
+
+
+def compared_rounds(federation: Federation, home: Path, sites: int) -> Row:
+    """Return the seconds of rounds with so many sites, all of a run of ours beside all of a stock one."""
+    ours = secured_run(federation, f"rounds={ROUNDS} nodes={sites}")
+    with stock_nodes(sites):
+        theirs = stock_run(home, f"rounds={STOCK_ROUNDS} nodes={sites}")
+    return comparison(f"round without training, {sites} sites", ours, theirs)
+
+
+def first_message(federation: Federation) -> float:
+    """Return the seconds from the start of the `flwr run` process, on this host, until a SuperNode has been given a message."""
+    with our_home(federation) as home:
+        log_in(federation, home)
+        environment = ENVIRONMENT | {"FLWR_HOME": str(home)}
+        started = time.time()
+        command = [*FLWR, "run", str(BENCH / "echo"), "flowerbed", "--stream", "--run-config", "rounds=1 nodes=3"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=600)
+    assert measured(done.stdout + done.stderr), done.stderr
+    since = ["logs", "--timestamps", "--since", str(int(started))]
+    received = [
+        datetime.fromisoformat(line.split()[0][:26]).replace(tzinfo=UTC).timestamp()
+        for site in federation.topology.sites
+        for line in docker(*since, federation.container(f"{site.name}-supernode")).splitlines()
+        if "Receiving: train message" in line
+    ]
+    return min(at for at in received if at > started) - started
 
 
 def row(name: str, seconds: list[float]) -> Row:
@@ -77,6 +121,23 @@ def secured_run(federation: Federation, config: str) -> list[float]:
     """Submit the app to the federation and return what it measured."""
     command = f"flwr run /app flowerbed --stream --run-config '{config}'"
     return measured(federation.flwr(command, "-v", f"{BENCH / 'echo'}:/app:ro"))
+
+
+@contextmanager
+def our_home(federation: Federation) -> Iterator[Path]:
+    """Yield a FLWR_HOME with the configuration that the kit gives researchers."""
+    with tempfile.TemporaryDirectory() as name:
+        home = Path(name)
+        (home / "config.toml").write_text((federation.root / "build" / "flwr" / "config.toml").read_text())
+        yield home
+
+
+def log_in(federation: Federation, home: Path) -> None:
+    """Keep a fresh token of the demo pipeline in a FLWR_HOME."""
+    store = home / "credentials.yaml"
+    store.touch(mode=0o600)
+    token = accounts.token(Project(federation.root), federation.topology, "pipeline-demo")
+    store.write_text(accounts.credentials(federation.topology, token))
 
 
 def exchanges(federation: Federation, home: Path) -> list[tuple[list[float], list[float]]]:
@@ -129,9 +190,9 @@ ENVIRONMENT = os.environ | {
 
 
 @contextmanager
-def process(*command: str, home: Path | None = None) -> Iterator[None]:
+def process(*command: str, **variables: str) -> Iterator[None]:
     """Run a program of stock Flower's for as long as the block, with its children in a session of its own."""
-    environment = ENVIRONMENT | ({"FLWR_HOME": str(home)} if home else {})
+    environment = ENVIRONMENT | variables
     started = subprocess.Popen(
         command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
@@ -147,8 +208,8 @@ def process(*command: str, home: Path | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def stock() -> Iterator[Path]:
-    """Run a stock insecure SuperLink; yield the FLWR_HOME that reaches it."""
+def stock(**variables: str) -> Iterator[Path]:
+    """Run a stock insecure SuperLink, with these variables too; yield the FLWR_HOME that reaches it."""
     with tempfile.TemporaryDirectory() as name:
         home = Path(name)
         connection = (
@@ -156,7 +217,7 @@ def stock() -> Iterator[Path]:
         )
         (home / "config.toml").write_text(connection)
         command = ["flower-superlink", "--insecure", "--port", str(PORT), "--disable-runtime-dependency-installation"]
-        with process(*command, home=home):
+        with process(*command, FLWR_HOME=str(home), **variables):
             wait_for_port()
             yield home
 
@@ -176,13 +237,20 @@ def wait_for_port() -> None:
 
 
 @contextmanager
-def stock_nodes(count: int) -> Iterator[None]:
+def stock_nodes(count: int, **variables: str) -> Iterator[None]:
     """Run stock SuperNodes, each with an executor of its own as a subprocess."""
     if count == 0:
         yield
         return
-    address = ["--superlink", f"127.0.0.1:{PORT}", "--port", str(PORT + count)]
-    with process("flower-supernode", "--insecure", *address), stock_nodes(count - 1):
+    options = [
+        "--superlink",
+        f"127.0.0.1:{PORT}",
+        "--port",
+        str(PORT + count),
+        "--node-config",
+        f"partition-id={count - 1}",
+    ]
+    with process("flower-supernode", "--insecure", *options, **variables), stock_nodes(count - 1, **variables):
         yield
 
 
@@ -195,7 +263,12 @@ def stock_echo_node() -> Iterator[None]:
 
 def stock_run(home: Path, config: str) -> list[float]:
     """Submit the app to the stock SuperLink and return what it measured."""
+    return measured(stock_log(home, BENCH / "echo", config))
+
+
+def stock_log(home: Path, app: Path, config: str) -> str:
+    """Submit an app to the stock SuperLink and return its log."""
     environment = ENVIRONMENT | {"FLWR_HOME": str(home)}
-    command = [str(BIN / "flwr"), "run", str(BENCH / "echo"), "stock", "--stream", "--run-config", config]
+    command = [str(BIN / "flwr"), "run", str(app), "stock", "--stream", "--run-config", config]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=600)
-    return measured(done.stdout + done.stderr)
+    return done.stdout + done.stderr

@@ -2,7 +2,7 @@
 
 Comparisons also have `against` (the peer's name), `peer_median` and `ratio` (ours divided by theirs), measured in this run.
 
-    run.py [ca] [audit] [keycloak] [tokens] [control] [stack] [rounds] [app]      default: all but app
+    run.py [ca] [audit] [keycloak] [tokens] [idle] [control] [stack] [rounds] [dp] [app]      default: all but dp and app
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Row = dict[str, object]
 
 def main() -> None:
     """Measure what was asked for."""
-    wanted = sys.argv[1:] or ["ca", "audit", "keycloak", "tokens", "control", "stack", "rounds"]
+    wanted = sys.argv[1:] or ["ca", "audit", "keycloak", "tokens", "idle", "control", "stack", "rounds"]
     rows: list[Row] = []
     if "ca" in wanted:
         import bench_ca
@@ -44,11 +44,15 @@ def main() -> None:
         import bench_keycloak
 
         rows += bench_keycloak.rows()
+    if "idle" in wanted:
+        import bench_idle
+
+        rows += bench_idle.rows()
     if "app" in wanted:
         import bench_app
 
         rows += bench_app.rows()
-    if {"control", "stack", "rounds"} & set(wanted):
+    if {"control", "stack", "rounds", "dp"} & set(wanted):
         rows += on_a_federation(wanted)
     results = KIT / "build" / "bench" / "results.json"
     results.parent.mkdir(parents=True, exist_ok=True)
@@ -63,6 +67,7 @@ def main() -> None:
 def on_a_federation(wanted: list[str]) -> list[Row]:
     """Run the benchmarks that need a federation, on one of their own."""
     import bench_control
+    import bench_dp
     import bench_rounds
     import bench_stack
 
@@ -71,6 +76,7 @@ def on_a_federation(wanted: list[str]) -> list[Row]:
         first = bench_stack.first_start(federation)
         rows = bench_control.rows(federation) if "control" in wanted else []  # before there are runs
         rows += bench_rounds.rows(federation) if "rounds" in wanted else []
+        rows += bench_dp.rows(federation) if "dp" in wanted else []
         return rows + ([*first, *bench_stack.rows(federation)] if "stack" in wanted else [])
     finally:
         federation.flowerbed("clean", "--yes", "--identity", check=False)

@@ -89,12 +89,18 @@ open("/dev/shm/attack-is-over", "w").close()
 """
 
 
-@pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+@pytest.fixture(scope="module", params=["0", "1"], ids=["cold", "warm"])
+def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     assert is_root(), "the secrets and stores of this test must belong to root"
-    bench = Bench(tmp_path_factory.mktemp("executor") / "site", "clientapp", FLWR_SUPEREXEC_TASK_POLL_INTERVAL="0.1")
-    yield bench
-    bench.close()
+    root = tmp_path_factory.mktemp("executor") / "site"
+    bench = Bench(root, "clientapp", FLWR_SUPEREXEC_TASK_POLL_INTERVAL="0.1", FLOWERBED_WARM=request.param)
+    try:
+        if request.param == "1":
+            bench.warmed()
+        yield bench
+        assert (" starts cold" if request.param == "1" else " starts warm") not in bench.logs()
+    finally:
+        bench.close()
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ from flwr.app.message import Message, make_message
 from flwr.app.metadata import Metadata
 from flwr.common.constant import SUPERLINK_NODE_ID, Status, SubStatus
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest
+from flwr.proto.node_pb2 import Node
 from flwr.proto.task_pb2 import Task
 from flwr.supercore.constant import NOOP_FEDERATION_ID, TaskType
 from flwr.supercore.date import now
@@ -192,21 +193,22 @@ def test_a_task_is_claimed_by_one_of_many(state: PostgresLinkState, second: Post
         assert len([token for token in tokens if token]) == 1
 
 
-def test_each_message_is_delivered_to_one_of_many_pulls(state: PostgresLinkState, second: PostgresLinkState) -> None:
+def test_many_pulls_get_every_message_until_it_is_confirmed(
+    state: PostgresLinkState, second: PostgresLinkState
+) -> None:
     run_id, _ = _running(state)
     node_id = _node(state)
-    sent = {state.store_message_ins(_message(run_id, node_id)) for _ in range(24)}
-    assert None not in sent
+    sent = {_stored(state, run_id, _identified(_message(run_id, node_id))) for _ in range(24)}
 
     def pull(one: PostgresLinkState) -> list[str]:
         got: list[str] = []
         while messages := one.get_message_ins(node_id, limit=1):
             got += [message.metadata.message_id for message in messages]
+            one.object_store.delete(got[-1])
         return got
 
     pulled = _at_once([partial(pull, one) for one in [state, second] * 4])
-    received = [message_id for got in pulled for message_id in got]
-    assert sorted(received) == sorted(filter(None, sent))
+    assert {message_id for got in pulled for message_id in got} == sent
 
 
 def test_as_many_pulls_as_messages_leave_nobody_empty(state: PostgresLinkState, second: PostgresLinkState) -> None:
@@ -215,10 +217,9 @@ def test_as_many_pulls_as_messages_leave_nobody_empty(state: PostgresLinkState, 
     for _ in range(5):
         node_id = _node(state)
         for _ in range(8):
-            assert state.store_message_ins(_message(run_id, node_id))
+            assert _stored(state, run_id, _identified(_message(run_id, node_id)))
         pulls = [partial(one.get_message_ins, node_id, limit=1) for one in [state, second] * 4]
-        received = [message.metadata.message_id for got in _at_once(pulls) for message in got]
-        assert len(received) == len(set(received)) == 8
+        assert [len(got) for got in _at_once(pulls)] == [1] * 8
 
 
 def test_a_nonce_is_spent_once(state: PostgresLinkState, second: PostgresLinkState) -> None:
@@ -338,9 +339,9 @@ def test_an_object_is_its_own_runs_only(state: PostgresLinkState) -> None:
     assert all(state.get_object(run, each) for run in (first, second) for each in shared)
 
 
-def _confirm(state: PostgresLinkState, path: str, run_id: int, object_id: str, token: str = "") -> None:
+def _confirm(state: PostgresLinkState, path: str, run_id: int, object_id: str, token: str = "", node: int = 0) -> None:
     """Send a confirmation through the check of submissions to Flower's handler."""
-    message = ConfirmMessageReceivedRequest(run_id=run_id, message_object_id=object_id)
+    message = ConfirmMessageReceivedRequest(run_id=run_id, message_object_id=object_id, node=Node(node_id=node))
     factory = SimpleNamespace(linkstate_factory=SimpleNamespace(state=lambda: state))
     scope = {"type": "http", "path": path, "headers": [(b"flwr-task-token", token.encode())]}
     scope |= {"state": {"protobuf_request": message}, "app": SimpleNamespace(state=factory)}
@@ -355,18 +356,19 @@ def _confirm(state: PostgresLinkState, path: str, run_id: int, object_id: str, t
     assert asyncio.run(check_submission(Request(scope), handle)).status_code == 200
 
 
-def test_a_message_is_confirmed_by_its_own_run_only(state: PostgresLinkState) -> None:
-    node_id = _node(state)
+def test_a_message_is_confirmed_by_its_own_node_or_run_only(state: PostgresLinkState) -> None:
+    node_id, other = _node(state), _node(state)
     (mine, _), (others, _) = _running(state), _running(state)
     third, task_id = _run(state)
     token = state.claim_task(task_id)
     assert token
     assert state.activate_task(task_id)
     message_id = _stored(state, mine, _identified(_message(mine, node_id)))
-    _confirm(state, "/v1/fleet/confirm-message-received", others, message_id)
+    _confirm(state, "/v1/fleet/confirm-message-received", others, message_id, node=node_id)
+    _confirm(state, "/v1/fleet/confirm-message-received", mine, message_id, node=other)
     _confirm(state, "/v1/runtime/confirm-message-received", mine, message_id, token)
     assert state.get_object(mine, message_id)
-    _confirm(state, "/v1/fleet/confirm-message-received", mine, message_id)
+    _confirm(state, "/v1/fleet/confirm-message-received", mine, message_id, node=node_id)
     assert state.get_object(mine, message_id) is None
     own = _stored(state, third, _identified(_message(third, node_id)))
     _confirm(state, "/v1/runtime/confirm-message-received", 0, own, token)
@@ -409,7 +411,7 @@ def test_a_custodian_sees_what_their_node_was_given_work_of_after_the_messages_a
     assert site is not None
     (given, _), (other, _) = _running(state), _running(state)
     for run_id in (given, other):
-        assert state.store_message_ins(_message(run_id, node_id))
+        assert _stored(state, run_id, _identified(_message(run_id, node_id)))
     assert state.get_message_ins(node_id, limit=1, run_id=given)
     assert state.stop_run(given)
     custodian = _asks("custodian", site)

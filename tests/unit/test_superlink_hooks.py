@@ -143,7 +143,7 @@ def test_a_superlink_that_fell_back_is_refused() -> None:
     app = create_app()
     assert list(iter_route_contexts(app.routes))
     with pytest.raises(StartupError, match=r"does not use flowerbed's LinkState, ObjectStore.*gate as outermost"):
-        check_in_force(app)
+        check_in_force(app, held_pulls=True)
 
 
 def test_every_account_has_a_name_and_the_list_of_people_being_away_stops_nobody(
