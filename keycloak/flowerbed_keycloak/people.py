@@ -13,7 +13,9 @@ from .errors import KeycloakRefusedError, sentences
 
 
 def set_password(access: Access, name: str, password: str, *, temporary: bool) -> None:
-    """Give a person a new password, end their sessions, and forget their wrong attempts.
+    """Give a person a new password, take away every other way to log in, end their sessions, forget wrong attempts.
+
+    Whoever knew the old password may have added a second factor of their own, which would shut the person out.
 
     Raises:
         KeycloakDownError: Keycloak does not answer.
@@ -21,6 +23,9 @@ def set_password(access: Access, name: str, password: str, *, temporary: bool) -
     """
     with _somebody(access, name, f"a password for {name}") as (admin, identity):
         admin.set_user_password(identity, password, temporary=temporary)
+        for credential in admin.get_credentials(identity):
+            if not credential["type"].startswith("password"):
+                admin.delete_credential(identity, credential["id"])
         admin.user_logout(identity)
         admin.clear_bruteforce_attempts_for_user(identity)
 
