@@ -238,6 +238,12 @@ DRIFTS: dict[str, tuple[Drift, str]] = {
         lambda a: a.add_composite_realm_roles_to_role(DEFAULT_ROLES, [a.get_realm_role("offline_access")]),
         f"role {DEFAULT_ROLES}: composites is ",
     ),
+    "everybody's role": (
+        lambda a: a.add_composite_client_roles_to_role(
+            a.get_client_id("account"), "manage-account", [a.get_realm_role("operator")]
+        ),
+        "role account/manage-account: composites is account/manage-account-links, operator",
+    ),
     "group gone": (
         lambda a: a.delete_group(groups(a)["/organisations/south"]["id"]),
         "group /organisations/south: missing",

@@ -108,6 +108,9 @@ def _role(target: Target, name: str, wanted: Fields, missing: bool) -> None:
     if name == DEFAULT_ROLES:
         _default_roles(target, wanted)
         return
+    if "/" in name:
+        _only_composites(target, name, texts(wanted["composites"]))
+        return
     if not missing:
         # What a role brings with it has no other way out.
         composites = target.admin.get_role_composites_by_id(target.roles()[name]["id"])
@@ -129,6 +132,21 @@ def _default_roles(target: Target, wanted: Fields) -> None:
     if lacking := sorted(goal - found.keys()):
         roles = [_client_role(target, name) for name in lacking]
         target.admin.add_composite_realm_roles_to_role(DEFAULT_ROLES, roles)
+
+
+def _only_composites(target: Target, path: str, wanted: Iterable[str]) -> None:
+    """Take from a role of Keycloak's own what it does not bring with it by default, and put back what it does."""
+    client, _, name = path.partition("/")
+    identity, goal = target.clients()[client]["id"], set(wanted)
+    names = {item["id"]: item["clientId"] for item in target.clients().values()}
+    there = target.admin.get_role_composites_by_id(_client_role(target, path)["id"])
+    found = {read.role_name(item, names): item for item in there}
+    if extra := [item for role, item in found.items() if role not in goal]:
+        target.admin.remove_composite_client_roles_from_role(identity, name, extra)
+    if lacking := sorted(goal - found.keys()):
+        target.admin.add_composite_client_roles_to_role(
+            identity, name, [_client_role(target, role) for role in lacking]
+        )
 
 
 def _client_role(target: Target, path: str) -> dict[str, Any]:

@@ -94,13 +94,14 @@ class Master:
 
 
 def master(admin: KeycloakAdmin) -> Master:
-    """Return who is in realm master beside the kit and Keycloak's own clients."""
+    """Return who is in realm master beside the kit and Keycloak's own clients, and who of those has an account to log in with."""
     admin.change_current_realm(MASTER)
     try:
         clients, people = admin.get_clients(), admin.get_users({})
     finally:
         admin.change_current_realm(REALM)
     own = {KIT_CLIENT, *BUILT_IN, *(f"{realm}-realm" for realm in (MASTER, REALM))}
+    own -= {item["clientId"] for item in clients if item.get("serviceAccountsEnabled")} - {KIT_CLIENT}
     left = tuple(item["id"] for item in clients if item["clientId"] == BOOTSTRAP_CLIENT)
     names = {item["clientId"] for item in clients} - own - {BOOTSTRAP_CLIENT}
     return Master(left, tuple(sorted(names | {item["username"] for item in people})))

@@ -13,7 +13,7 @@ from keycloak import KeycloakAdmin
 
 from .clients import AID, BUILT_IN
 from .doors import doors
-from .realm import DEFAULT_ROLES, MASTER, REALM
+from .realm import DEFAULT_ROLES, EVERYBODYS, MASTER, REALM
 from .state import Fields, Kind, State, Value
 
 BUILT_IN_ROLES = (DEFAULT_ROLES, "offline_access", "uma_authorization")
@@ -56,14 +56,22 @@ def profile(admin: KeycloakAdmin) -> Fields:
 
 
 def roles(admin: KeycloakAdmin, clients: Iterable[Mapping[str, Any]]) -> dict[str, Fields]:
-    """Return the realm's roles but Keycloak's own; of these, what everybody has."""
+    """Return the realm's roles but Keycloak's own; of these, what everybody has, and what that brings with it."""
     found = {item["name"]: item for item in admin.get_realm_roles()}
     made: dict[str, Fields] = {name: item for name, item in found.items() if name not in BUILT_IN_ROLES}
     names = {item["id"]: item["clientId"] for item in clients}
-    default = admin.get_role_composites_by_id(found[DEFAULT_ROLES]["id"])
-    composites: list[Value] = [role_name(item, names) for item in default]
-    made[DEFAULT_ROLES] = {"composites": composites}
+    ids = {client_id: identity for identity, client_id in names.items()}
+    made[DEFAULT_ROLES] = composites(admin, found[DEFAULT_ROLES]["id"], names)
+    for path in EVERYBODYS:
+        client_id, _, name = path.partition("/")
+        made[path] = composites(admin, admin.get_client_role(ids[client_id], name)["id"], names)
     return made
+
+
+def composites(admin: KeycloakAdmin, role_id: str, clients: Mapping[str, str]) -> Fields:
+    """Return the roles that a role brings with it."""
+    found: list[Value] = [role_name(item, clients) for item in admin.get_role_composites_by_id(role_id)]
+    return {"composites": found}
 
 
 def role_name(role: Mapping[str, Any], clients: Mapping[str, str]) -> str:

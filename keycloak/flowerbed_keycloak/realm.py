@@ -17,6 +17,9 @@ from .state import Fields, State, Value
 REALM = "flowerbed"
 MASTER = "master"
 DEFAULT_ROLES = f"default-roles-{REALM}"
+# What everybody has: their own password to look after; Keycloak's default would add logins that last for ever. With what Keycloak
+# itself puts into these roles: whatever else is in one of them would be everybody's too.
+EVERYBODYS = {"account/manage-account": ("account/manage-account-links",), "account/view-profile": ()}
 ORGANISATIONS = "/organisations"
 EVENTS_KEPT_S = 90 * 24 * 3600
 # What somebody did who had logged in. What anybody can make by the thousand without a login, errors above all, is in the log,
@@ -53,8 +56,9 @@ def _entries(topology: Topology, people: Sequence[Mapping[str, Any]], secrets: M
     yield ("profile", REALM), profile()
     for role in ROLES:
         yield ("role", role), {"description": _DESCRIPTIONS[role], "composite": False}
-    # Everybody may look after their own password; Keycloak's default would add logins that last for ever.
-    yield ("role", DEFAULT_ROLES), {"composites": ["account/manage-account", "account/view-profile"]}
+    yield ("role", DEFAULT_ROLES), {"composites": list(EVERYBODYS)}
+    for name, brings in EVERYBODYS.items():
+        yield ("role", name), {"composites": list(brings)}
     for path in groups(topology):
         yield ("group", path), {"realmRoles": [], "clientRoles": {}, "attributes": {}}
     yield from clients.entries(topology, secrets)
