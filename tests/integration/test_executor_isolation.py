@@ -25,7 +25,7 @@ listener = socket.socket()
 tell(pid=os.getpid(), uid=os.getuid(), token=sys.argv[4], address=hex(id(memory)))
 deadline = time.time() + 300
 while time.time() < deadline and not os.path.exists("/dev/shm/attack-is-over"):
-    time.sleep(0.2)
+    time.sleep(0.05)
 tell(unharmed=open(os.path.join(os.environ["HOME"], "precious")).read() == "PRECIOUS" * 4)
 """
 
@@ -86,6 +86,8 @@ files = {
 tell(processes={k: v for k, v in found.items() if "Error" not in v}, tried=len(found))
 tell(commands=commands[:3000], files=files)
 open("/dev/shm/attack-is-over", "w").close()
+# It is removed as soon as this task has ended; the victim must have seen it.
+time.sleep(3)
 """
 
 
