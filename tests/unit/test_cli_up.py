@@ -37,8 +37,8 @@ def run(monkeypatch: pytest.MonkeyPatch, project: Path, *, logins: Any, healthy:
     try:
         up.ensure_containers(Project(project), TOPOLOGY, up.Progress(Console(file=shown, width=200)))
     except (DockerError, AccountError) as error:
-        return f"{shown.getvalue()}ERROR {error}"
-    return shown.getvalue()
+        shown.write(f"ERROR {error}")
+    return "".join(line for line in shown.getvalue().splitlines(keepends=True) if not line.startswith("  …"))
 
 
 def answer(value: Any) -> Any:
