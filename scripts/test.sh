@@ -36,7 +36,8 @@ ensure_test_tools
 scripts/venv.sh .venv dev
 if [ "$engine" = yes ]; then
     .venv/bin/flowerbed images
-    # Beside each other, as most of them wait for containers: the federation of tests/e2e, which takes longest and so comes first, and by file what shares nothing.
+    # Beside each other, as most of them wait for containers: the federation of tests/e2e, which takes longest and so comes
+    # first, and by file what shares nothing.
     [ $# -gt 0 ] || set -- -n 3 --dist loadgroup tests/e2e tests/integration tests/unit
     exec .venv/bin/pytest "$@"
 fi

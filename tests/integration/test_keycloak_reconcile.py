@@ -414,7 +414,7 @@ def test_a_new_keycloak_cut_off_at_many_points_becomes_equal_with_the_same_ids(
     assert admin
     before = {name: claims(keycloak.token(name).json()["access_token"]) for name in ("kit", "pipeline-demo")}
     keycloak.empty()
-    for allowed in (1, 1, 1, 2, 5, 9, 15, 15, 15):
+    for allowed in (1, 1, 1, 2, 5, 8, 8, 8, 8):
         with monkeypatch.context() as patch:
             cut_off_after(patch, allowed)
             with pytest.raises(CutOffError):
