@@ -38,7 +38,7 @@ if [ "$engine" = yes ]; then
     .venv/bin/flowerbed images
     # Beside each other, as most of them wait for containers: the federation of tests/e2e, which takes longest and so comes
     # first, and by file what shares nothing.
-    [ $# -gt 0 ] || set -- -n 3 --dist loadgroup tests/e2e tests/integration tests/unit
+    [ $# -gt 0 ] || set -- -n 3 --dist loadfile tests/e2e tests/integration tests/unit
     exec .venv/bin/pytest "$@"
 fi
 .venv/bin/pytest -m "not docker" tests/unit tests/integration || true

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadFileScheduling
 
 settings.register_profile("kit", deadline=None)
 settings.load_profile("kit")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
     """Keep a file together where tests run beside each other, and all of tests/e2e, which share one federation."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("e2e" if "/e2e/" in str(item.path) else item.path.stem))
+    return Together(config, log)
+
+
+class Together(LoadFileScheduling):
+    """Hands out files, and the end-to-end tests as if they were one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "e2e" if nodeid.startswith("tests/e2e/") else str(super()._split_scope(nodeid))
 
 
 @pytest.fixture(scope="module", autouse=True)
