@@ -257,9 +257,9 @@ def test_a_restart_of_the_superlink_loses_nothing(superlink: Held, calls: Calls,
     held(pulls[0])
     started = time.monotonic()
     ending = calls.start(superlink.restart, signum)
-    ended = [pull.result(5) for pull in pulls]
+    ended = [pull.result(30) for pull in pulls]
     released = time.monotonic() - started
-    assert released < 2.5  # 1 s, on a host with nothing else to do
+    assert released < 8  # 1 s, on a host with nothing else to do; what is held lasts 9.5 s at least
     if signum == signal.SIGTERM:
         assert [len(one.value.ListFields()) for one in ended] == [0, 0, 0]
     else:
