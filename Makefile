@@ -21,7 +21,7 @@ ca: $(VENV)/.ready ## create the authority and every certificate that is due
 images: $(VENV)/.ready ## build what is missing or out of date (TORCH=cuda for GPUs)
 	@$(FLOWERBED) images $(if $(TORCH),--torch $(TORCH))
 
-up: $(VENV)/.ready ## start the federation, or bring it in line with federation.yaml
+up: $(VENV)/.ready ## start the federation, or apply federation.yaml to it
 	@$(FLOWERBED) up
 
 down: $(VENV)/.ready ## stop the federation; data, certificates and secrets stay
@@ -33,7 +33,7 @@ status: $(VENV)/.ready ## one line per service and site
 logs: $(VENV)/.ready ## what the containers log (SERVICE=superlink for one)
 	@$(FLOWERBED) logs $(SERVICE)
 
-run: $(VENV)/.ready ## submit an app (APP=folder, CONFIG="key=value", PIPELINE=demo)
+run: $(VENV)/.ready ## submit an app (APP=folder CONFIG="key=value" PIPELINE=demo)
 	@$(FLOWERBED) run $(if $(APP),--app '$(APP)') $(if $(CONFIG),--run-config '$(CONFIG)') $(if $(PIPELINE),--as '$(PIPELINE)')
 
 demo: ## from an empty host to a finished private training run

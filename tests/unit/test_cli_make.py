@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -12,7 +13,10 @@ from flowerbed_cli.project import KIT
 
 
 def called(*arguments: str) -> str:
-    done = subprocess.run(["make", "-n", *arguments], cwd=KIT, capture_output=True, text=True, check=True)
+    # Not as a part of the make that runs the tests.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    command = ["make", "-n", "--no-print-directory", *arguments]
+    done = subprocess.run(command, cwd=KIT, capture_output=True, text=True, check=True, env=environment)
     return " ".join(done.stdout.split())
 
 
