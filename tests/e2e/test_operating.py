@@ -271,6 +271,7 @@ def test_help_fits_80_columns_with_a_line_per_verb() -> None:
 
 
 def test_make_help_lists_the_operators_verbs() -> None:
-    lines = subprocess.run(["make", "help"], cwd=KIT, capture_output=True, text=True, check=True).stdout.splitlines()
+    command = ["make", "--no-print-directory", "help"]
+    lines = subprocess.run(command, cwd=KIT, capture_output=True, text=True, check=True).stdout.splitlines()
     assert {line.split()[1] for line in lines} >= {"demo", "up", "down", "status", "logs", "run", "clean", "help", "ca"}
     assert max(map(len, lines)) <= 80

@@ -246,7 +246,7 @@ def test_what_outsiders_asked_about_is_untouched_and_its_owners(
     federation: Federation, edge: Edge, theirs: int, finished: int, stranger: str
 ) -> None:
     assert run_of(federation, theirs)["status"] == "running"
-    assert {node["name"] for node in superlink_status(federation)["nodes"]} == {"north", "south", "west"}
+    assert {node["name"] for node in superlink_status(federation)["nodes"]} >= {"north", "south", "west"}
     token, own = tokens.pipeline_token(federation), requests(theirs, finished, 1, MAIN)
     for verb in ("list-runs", "pull-artifacts", "show-federation"):
         assert ask(edge, verb, token, own[verb]).status == 200, verb
