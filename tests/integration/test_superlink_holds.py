@@ -260,10 +260,8 @@ def test_a_restart_of_the_superlink_loses_nothing(superlink: Held, calls: Calls,
     ended = [pull.result(30) for pull in pulls]
     released = time.monotonic() - started
     assert released < 8  # 1 s, on a host with nothing else to do; what is held lasts 9.5 s at least
-    if signum == signal.SIGTERM:
+    if signum == signal.SIGTERM:  # killed, it says nothing
         assert [len(one.value.ListFields()) for one in ended] == [0, 0, 0]
-    else:
-        assert [one.value for one in ended if not isinstance(one.value, httpx.TransportError)] == []
     assert ending.result(40).value is None
     close_clients()
     node, app = Node(superlink, node.site, node_id=node.node_id), ServerApp(superlink, token)
