@@ -21,7 +21,7 @@ from . import certificates, docker, images, owned, secrets
 from .errors import DockerError, PreflightError
 from .project import Project
 
-CORE_MEMORY_MB, SITE_MEMORY_MB = 1400, 450
+CORE_MEMORY_MB, SITE_MEMORY_MB = 1400, 600
 DISK_GB = 3
 WIDEST_ROUTE = 8  # no organisation's own network is wider
 

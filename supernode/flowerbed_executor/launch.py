@@ -54,6 +54,10 @@ def supervisor_command(*arguments: str) -> list[str]:
     return [sys.executable, "-S", "-E", "-P", "-c", _PROGRAM, *arguments]
 
 
+def _warm_parent(settings: Settings) -> WarmParent:
+    return WarmParent(settings.role.program, settings.limits.threads, settings.warm_after)
+
+
 @dataclass(frozen=True)
 class _Running:
     """One supervisor, the thread that follows it, and its task's token."""
@@ -74,7 +78,7 @@ class SupervisedExecutor:
         self._lock = threading.RLock()
         self._room = threading.Condition(self._lock)
         self._pace = Pace()
-        self._warm = WarmParent(settings.role.program, settings.limits.threads) if settings.warm else None
+        self._warm = _warm_parent(settings) if settings.warm else None
         self._stopping = self._unclean = False
 
     def start(self) -> None:

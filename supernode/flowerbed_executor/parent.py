@@ -122,8 +122,8 @@ class WarmSupervisor:
 class WarmParent:
     """Keeps one warm parent for tasks of ``program`` running."""
 
-    def __init__(self, program: str, threads: int) -> None:
-        self._program, self._threads = program, threads
+    def __init__(self, program: str, threads: int, after: float = 0) -> None:
+        self._program, self._threads, self._after = program, threads, after
         self._lock = threading.Lock()
         self._closed = False
         self._process: subprocess.Popen[bytes] | None = None
@@ -147,7 +147,7 @@ class WarmParent:
                 self._process.kill()
 
     def start(self) -> None:
-        """Start it, without waiting until it has imported everything."""
+        """Start it, `after` seconds from now, without waiting until it has imported everything."""
         threading.Thread(target=self._keep, daemon=True).start()
 
     def spawn(self) -> WarmSupervisor | None:
@@ -177,6 +177,8 @@ class WarmParent:
             raise
 
     def _keep(self) -> None:
+        # Its imports take seconds of a core, which a federation that starts needs for what others wait for.
+        time.sleep(self._after)
         pause = _FIRST_PAUSE / 2
         while not self._closed:
             started = time.monotonic()

@@ -55,6 +55,7 @@ class Settings:
     drain_seconds: float = 0
     tasks_at_once: int = 4
     warm: bool = False
+    warm_after: float = 0
     held_pulls: bool = False
     limits: Limits = field(default_factory=Limits)
     directories: Directories = field(default_factory=Directories)
@@ -88,6 +89,7 @@ def load(role_name: str, environment: Mapping[str, str]) -> Settings:
         drain_seconds=_number(environment, "FLOWERBED_DRAIN_SECONDS", role.drain_seconds),
         tasks_at_once=at_once,
         warm=_switch(environment, "FLOWERBED_WARM", "1"),
+        warm_after=_number(environment, "FLOWERBED_WARM_AFTER_SECONDS", 0),
         held_pulls=_switch(environment, "FLOWERBED_HELD_PULLS", "0"),
         limits=Limits(
             processes=_fair_share(int(_number(environment, "FLOWERBED_TASK_PROCESSES", defaults.processes)), at_once),

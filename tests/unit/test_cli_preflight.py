@@ -140,7 +140,7 @@ def test_too_little_memory_is_said_in_megabytes(topology: Topology, monkeypatch:
     monkeypatch.setattr(preflight, "available_memory_mb", lambda: 512)
     monkeypatch.setattr(preflight.docker, "run", lambda *_: "/nowhere\n")
     (found,) = preflight.capacity_problems(topology)
-    assert found == "512 MB of memory are available and 1850 MB are needed: stop something, or remove a site."
+    assert found == "512 MB of memory are available and 2000 MB are needed: stop something, or remove a site."
 
 
 def test_too_little_disk_is_said(topology: Topology, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
