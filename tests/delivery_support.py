@@ -78,7 +78,7 @@ def serving(root: Path, sites: int = 24) -> Iterator[States]:
         secrets, config = write_material(root, authority, found.sites)
         (config / "federation.json").write_text(json.dumps(federation(found.sites)))
         with pytest.MonkeyPatch.context() as patch:
-            _point_settings_at(patch, server, secrets, config)
+            point_settings_at(patch, server, secrets, config)
             with open_kit() as connection:
                 ensure_schema(connection)
             yield found
@@ -91,7 +91,8 @@ def serving(root: Path, sites: int = 24) -> Iterator[States]:
             cached.cache_clear()
 
 
-def _point_settings_at(patch: pytest.MonkeyPatch, server: Postgres, secrets: Path, config: Path) -> None:
+def point_settings_at(patch: pytest.MonkeyPatch, server: Postgres, secrets: Path, config: Path) -> None:
+    """Have this process's settings name the server's databases, as the SuperLink's environment would."""
     roles = ("superlink", "flowerbed", "audit")
     (secrets / "pgpass").write_text("".join(f"localhost:*:*:{role}:{server.password}\n" for role in roles))
     (secrets / "pgpass").chmod(0o400)

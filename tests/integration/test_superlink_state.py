@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
 from threading import Barrier
 from types import SimpleNamespace
 from typing import TypeVar
@@ -40,6 +39,7 @@ from sqlalchemy.exc import OperationalError
 from starlette.requests import Request
 from starlette.responses import Response
 
+from delivery_support import point_settings_at
 from flowerbed_superlink.asking import Asking, ask_as
 from flowerbed_superlink.directory import directory, disabled
 from flowerbed_superlink.federations import FlowerbedFederationManager
@@ -77,7 +77,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
         topology = federation(sites) | {"federations": {"main": [s.name for s in sites[:20]], "rare": ["site20"]}}
         (config / "federation.json").write_text(json.dumps(topology))
         with pytest.MonkeyPatch.context() as patch:
-            _point_settings_at(patch, server, secrets, config)
+            point_settings_at(patch, server, secrets, config)
             with open_kit() as connection:
                 ensure_schema(connection)
             yield server
@@ -96,20 +96,6 @@ def _close(state: PostgresLinkState) -> None:
         assert isinstance(one, SqlMixin)
         assert one._engine is not None
         one._engine.dispose()
-
-
-def _point_settings_at(patch: pytest.MonkeyPatch, server: Postgres, secrets: Path, config: Path) -> None:
-    roles = ("superlink", "flowerbed", "audit")
-    (secrets / "pgpass").write_text("".join(f"localhost:*:*:{role}:{server.password}\n" for role in roles))
-    (secrets / "pgpass").chmod(0o400)
-    patch.setenv("FLOWERBED_DATABASE", server.url)
-    patch.setenv("FLOWERBED_KIT_DATABASE", server.url_of("flowerbed"))
-    patch.setenv("FLOWERBED_AUDIT_DATABASE", server.url_of("audit"))
-    patch.setenv("FLOWERBED_ISSUER", "https://auth.flowerbed.test/realms/flowerbed")
-    patch.setenv("FLOWERBED_CONFIG", str(config))
-    patch.setenv("FLOWERBED_PUBLIC_URL", "https://superlink.flowerbed.test")
-    patch.setenv("FLOWERBED_SECRETS", str(secrets))
-    settings.cache_clear()
 
 
 def _new_state() -> PostgresLinkState:
