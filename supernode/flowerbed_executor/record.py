@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from .spec import MIB, Limits
@@ -111,8 +113,13 @@ def _lock(handle: int) -> bool:
 
 
 def used_bytes(directory: Path) -> int:
-    """Return the bytes of all files below ``directory``."""
-    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
+    """Return the bytes of all files below ``directory``; other tasks' ends remove some of them meanwhile."""
+    used = 0
+    for path in directory.rglob("*"):
+        with suppress(FileNotFoundError):
+            found = path.lstat()
+            used += found.st_size if stat.S_ISREG(found.st_mode) else 0
+    return used
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -80,3 +80,11 @@ def test_records_together_are_limited(kept: Path) -> None:
     with pytest.raises(RecordError, match=r"records at this site have \d+ bytes, more than the limit of 100"):
         Record(kept.parent, 8, Limits(state_bytes=100))
     Record(kept.parent, 8, Limits(state_bytes=0)).settle()
+
+
+def test_what_other_tasks_remove_meanwhile_is_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The size of all records is looked at without their locks, while another task's copy goes."""
+    (tmp_path / "1.jsonl").write_bytes(b"12345")
+    gone = tmp_path / "2.jsonl.before"
+    monkeypatch.setattr(Path, "rglob", lambda *_: iter([tmp_path / "1.jsonl", gone, tmp_path]))
+    assert record.used_bytes(tmp_path) == 5
