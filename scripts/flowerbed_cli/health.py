@@ -19,9 +19,6 @@ KEYCLOAK_WITHIN_S = 480
 # Docker waits 0.1, 0.2, 0.4, ... s between restarts, so these come within seconds; waiting for another takes fewer.
 RESTARTS = 5
 LONGEST = 300  # characters of a container's line that are shown
-# A SuperNode that ended without signing off is refused with 412, and ends again, until its last heartbeat has lapsed: Flower
-# counts two intervals of 30 s. What else is wrong with one shows after that.
-SIGN_ON_AGAIN_S = 75
 
 
 def wait_healthy(topology: Topology, names: Iterable[str], ended: Event | None = None) -> None:
@@ -40,8 +37,7 @@ def wait_healthy(topology: Topology, names: Iterable[str], ended: Event | None =
         if not waiting:
             return
         for name in waiting:
-            patient = name.endswith("-supernode") and time.monotonic() - begun < SIGN_ON_AGAIN_S
-            if restarts(found.get(name, {}), first) >= RESTARTS and not patient:
+            if restarts(found.get(name, {}), first) >= RESTARTS:
                 raise DockerError(f"{name} stops again and again. It logged last:\n{last_words(name)}")
         for name in waiting:
             if time.monotonic() - begun > patience(name):

@@ -58,7 +58,7 @@ def run(settings: Settings) -> tuple[int, str]:
 
 def install(settings: Settings) -> GracefulStop:
     """Wrap what this package wraps of Flower's, in this process only; return what knows of a stop."""
-    from . import holds, incoming, liveness, replies, routes, stop, waits
+    from . import connecting, holds, incoming, liveness, replies, routes, stop, waits
 
     held_pulls = settings.held_pulls and waits.fits()
     graceful = stop.GracefulStop(settings.drain_seconds, stop.HELD_PULL_SECONDS if held_pulls else stop.PULL_SECONDS)
@@ -69,6 +69,7 @@ def install(settings: Settings) -> GracefulStop:
     else:
         routes.install()
         replies.install()
+    connecting.install()
     liveness.install(liveness.Liveness(settings.alive))
     stop.install(graceful)
     if held_pulls:

@@ -18,6 +18,8 @@ EXPECTED = {
     ("flwr.supernode.cli", "flower_supernode"): (),
     ("flwr.supernode.main", "create_app"): ("state_factory", "superexec_auth_secret"),
     ("flwr.supernode.fleet_http_connection", "HeartbeatSender"): ("heartbeat_fn",),
+    ("flwr.supernode.fleet_http_connection", "make_simple_http_retry_invoker"): (),
+    ("flwr.supernode.fleet_http_connection", "FleetHttpClient.ActivateNode"): ("self", "request"),
     ("flwr.supercore.heartbeat", "HeartbeatSender._run"): ("self",),
     ("flwr.supercore.heartbeat", "HeartbeatSender._heartbeat"): ("self",),
     (_MAIN_LOOP, "register_signal_handlers"): (
