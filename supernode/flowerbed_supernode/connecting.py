@@ -57,7 +57,9 @@ def broken(error: Exception) -> bool:
 
 
 def repeated(
-    activate: Callable[..., Any], wait: Callable[[float], None] = time.sleep, clock: Callable[[], float] = time.monotonic
+    activate: Callable[..., Any],
+    wait: Callable[[float], None] = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Callable[..., Any]:
     """Return `activate`, repeated for `SIGN_ON_SECONDS` while the SuperLink takes the node for one that is online."""
 
