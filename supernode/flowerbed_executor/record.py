@@ -45,7 +45,7 @@ class Record:
     def _keep(self) -> None:
         if self.size() > LARGEST:
             raise RecordError(f"its run's record at this site has {self.size()} bytes; {LARGEST} are allowed")
-        _write(self._before, self._path.read_bytes())
+        os.close(_write(self._before, self._path.read_bytes()))
 
     def descriptor(self) -> int:
         """Open what the task inherits; the caller closes it."""
@@ -92,9 +92,12 @@ class Record:
             content = content[: LARGEST + 1]
         if wrong:
             sys.stderr.write(f"{self._path.name}: {wrong}\n")
-        # A new file: the task may have passed its descriptor on to one that lives.
-        _write(self._path, content)
-        self._before.unlink()
+        # A new file: the task may have passed its descriptor on to one that lives. Nobody else's before `.before` is gone.
+        lock = _write(self._path, content)
+        try:
+            self._before.unlink()
+        finally:
+            os.close(lock)
         return wrong
 
     @staticmethod
@@ -122,16 +125,27 @@ def used_bytes(directory: Path) -> int:
     return used
 
 
-def _write(path: Path, content: bytes) -> None:
-    """Write a file that is there whole or not at all, durably."""
+def _write(path: Path, content: bytes) -> int:
+    """Write a file that is there whole or not at all, durably; return its lock, held since before it had its name."""
     part = path.with_name(path.name + ".part")
     part.unlink(missing_ok=True)
     with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as target:
-        target.write(content)
-        target.flush()
-        os.fsync(target.fileno())
-    part.replace(path)
-    handle = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        lock = os.dup(target.fileno())
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            target.write(content)
+            target.flush()
+            os.fsync(target.fileno())
+            part.replace(path)
+            _make_durable(path.parent)
+        except BaseException:
+            os.close(lock)
+            raise
+    return lock
+
+
+def _make_durable(directory: Path) -> None:
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
     finally:

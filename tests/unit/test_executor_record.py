@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -88,3 +90,27 @@ def test_what_other_tasks_remove_meanwhile_is_not_counted(tmp_path: Path, monkey
     gone = tmp_path / "2.jsonl.before"
     monkeypatch.setattr(Path, "rglob", lambda *_: iter([tmp_path / "1.jsonl", gone, tmp_path]))
     assert record.used_bytes(tmp_path) == 5
+
+
+_TASKS = """
+import os, sys
+from pathlib import Path
+from flowerbed_executor.record import Record
+from flowerbed_executor.spec import Limits
+for _ in range(150):
+    record = Record(Path(sys.argv[1]), 7, Limits())
+    handle = record.descriptor()
+    os.write(handle, b"round\\n")
+    os.close(handle)
+    assert record.settle() == ""
+"""
+
+
+def test_tasks_of_one_run_that_follow_each_other_at_once_take_turns(tmp_path: Path) -> None:
+    tasks = [
+        subprocess.Popen([sys.executable, "-c", _TASKS, str(tmp_path)], stderr=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    said = [task.communicate(timeout=120)[1] for task in tasks]
+    assert [task.returncode for task in tasks] == [0] * 4, said
+    assert (tmp_path / "7.jsonl").read_text() == "round\n" * 600
