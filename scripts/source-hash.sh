@@ -14,8 +14,8 @@ inputs() {
     case $1 in
         postgres) echo postgres/{Dockerfile,entrypoint.sh,postgresql.conf,pg_hba.conf,reconcile.sql,audit.sql} ;;
         nginx | tools) echo nginx/Dockerfile ;;
-        flower) echo superlink/{Dockerfile,requirements.lock,flowerbed_superlink} supernode/flowerbed_supernode ;;
-        app) echo apps/{Dockerfile,requirements-"${FLOWERBED_TORCH:-cpu}".lock,flowerbed_app} supernode/flowerbed_executor ;;
+        flower) echo superlink/{Dockerfile,requirements.lock,flowerbed_superlink} supernode/flowerbed_supernode wire/flowerbed_wire ;;
+        app) echo apps/{Dockerfile,requirements-"${FLOWERBED_TORCH:-cpu}".lock,flowerbed_app} supernode/flowerbed_executor wire/flowerbed_wire ;;
         keycloak) echo keycloak/{Dockerfile,administrator.sh,fetch.sh,healthy.sh} ;;
         samples) echo apps/{Dockerfile,requirements-cpu.lock,samples.py,seed} ;;
         *) echo "source-hash: no image $1 (known: $images)" >&2; exit 2 ;;

@@ -8,7 +8,7 @@ own messages, which this federation does not have.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -128,6 +128,20 @@ class DeliveringLinkState(SqlLinkState):
         )
         with self.session() as session:
             return session.scalar(awaited) is None
+
+    def store_objects(self, run_id: int, session_id: str, contents: Mapping[str, bytes]) -> set[str]:
+        """Store verified objects that a push session awaits, in one go; return the ids of those that it did await."""
+        if not contents:
+            return set()
+        with self.session() as session:
+            claimed = set(session.scalars(delivery.claim_objects(run_id, session_id, list(contents))))
+            if not claimed:
+                return set()
+            store: Any = self.object_store  # ours
+            store.put_all({object_id: contents[object_id] for object_id in claimed})
+            if session.scalar(delivery.count_down(session_id, len(claimed))) == 0:
+                self._cleanup_push_session(session_id, cleanup_messages=False)
+            return claimed
 
     def activate_task(self, task_id: int) -> bool:
         """Start a task; one that runs is started, too, for a client whose first answer was lost."""

@@ -7,12 +7,13 @@ them, so that a message whose own object is still there has not been confirmed: 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from datetime import timedelta
 from functools import cache
 from typing import Any
 
-from flwr.supercore.constant import NodeStatus
+from flwr.supercore.constant import OBJECT_PUSH_SESSION_TTL_SECONDS, NodeStatus
 from flwr.supercore.date import now
-from flwr.supercore.state.schema.corestate_models import Task
+from flwr.supercore.state.schema.corestate_models import ObjectPushSession, ObjectPushSessionPending, Task
 from flwr.supercore.state.schema.linkstate_models import MessageIns, MessageRes, Node, Run
 from flwr.supercore.state.schema.objectstore_models import ObjectChild, StoredObject
 from flwr.supercore.utils import int64_to_uint64, uint64_to_int64
@@ -36,6 +37,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.dml import ReturningDelete
 
 
 def nodes_with_messages(session: Session, node_ids: Collection[int]) -> set[int]:
@@ -122,6 +124,35 @@ def forget(reply_id: str) -> Delete:
     reply = delete(MessageRes).where(MessageRes.message_id == reply_id).returning(MessageRes.reply_to_message_id).cte()
     statement = delete(MessageIns).where(MessageIns.message_id.in_(select(reply.c.reply_to_message_id)))
     return statement.execution_options(synchronize_session=False)
+
+
+def claim_objects(run_id: int, session_id: str, object_ids: list[str]) -> ReturningDelete[str]:
+    """Return the statement that takes what a push session, one of this run's that has not expired, awaits of these objects."""
+    open_session = exists().where(
+        ObjectPushSession.session_id == session_id,
+        ObjectPushSession.run_id == uint64_to_int64(run_id),
+        ObjectPushSession.expires_at > now(),
+    )
+    pending = delete(ObjectPushSessionPending).where(
+        ObjectPushSessionPending.session_id == session_id,
+        ObjectPushSessionPending.object_id.in_(object_ids),
+        open_session,
+    )
+    unsynchronized = pending.execution_options(synchronize_session=False)
+    return unsynchronized.returning(ObjectPushSessionPending.object_id)
+
+
+def count_down(session_id: str, arrived: int) -> Update:
+    """Return the statement that counts arrived objects of a push session, gives it time, and returns how many are left."""
+    counted = update(ObjectPushSession).where(ObjectPushSession.session_id == session_id)
+    return (
+        counted.values(
+            pending_count=ObjectPushSession.pending_count - arrived,
+            expires_at=now() + timedelta(seconds=OBJECT_PUSH_SESSION_TTL_SECONDS),
+        )
+        .returning(ObjectPushSession.pending_count)
+        .execution_options(synchronize_session=False)
+    )
 
 
 def of_node(node_id: int, conditions: Sequence[ColumnElement[bool]]) -> Select[MessageIns]:

@@ -1,8 +1,8 @@
 """The module that Flower finds as `flwr.ee.superlink.extensions`: middleware, routes and lifespan; none of their work.
 
 The gate is the outermost middleware, through Flower's hook. The check of submissions must run *after* Flower has
-authenticated and parsed a request, for which there is no hook: `configure_app` adds it as the innermost one, and around it
-what keeps pulls waiting.
+authenticated and parsed a request, for which there is no hook: `configure_app` adds it as the innermost one, around it what
+lets objects travel with their messages, and around that what keeps pulls waiting.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from starlette.middleware import Middleware
 from flowerbed_superlink import artifacts, views
 from flowerbed_superlink.access import Access
 from flowerbed_superlink.arrivals import Arrivals
+from flowerbed_superlink.carrying import Carrying
 from flowerbed_superlink.directory import directory
 from flowerbed_superlink.gate import Gate
 from flowerbed_superlink.health import prove_alive
@@ -59,7 +60,7 @@ def configure_app(app: FastAPI) -> None:
     app.user_middleware[:] = narrowed(app.user_middleware, event_log=settings().event_log)
     if settings().held_pulls:
         app.state.waiting = Waiting(lambda question: look(app.state.linkstate_factory.state(), question))
-        app.user_middleware.append(Middleware(Holds, waiting=app.state.waiting))
+        app.user_middleware += [Middleware(Holds, waiting=app.state.waiting), Middleware(Carrying)]
     app.user_middleware.append(Middleware(Submissions))
     check_routes(path for context in iter_route_contexts(app.routes) if (path := _path(context)))
 

@@ -247,6 +247,7 @@ def check_in_force(app: FastAPI, *, held_pulls: bool) -> None:
     """
     from flowerbed_superlink.access import Access
     from flowerbed_superlink.artifacts import ResultsProvider
+    from flowerbed_superlink.carrying import Carrying
     from flowerbed_superlink.federations import FlowerbedFederationManager
     from flowerbed_superlink.gate import Gate
     from flowerbed_superlink.holds import Holds
@@ -266,7 +267,8 @@ def check_in_force(app: FastAPI, *, held_pulls: bool) -> None:
         "gate as outermost middleware": app.user_middleware[0].cls is cast("object", Gate),
         "access control within it": app.user_middleware[1].cls is cast("object", Access),
         "check of submissions as innermost": app.user_middleware[-1].cls is cast("object", Submissions),
-        "held pulls around it": (app.user_middleware[-2].cls is cast("object", Holds)) is held_pulls,
+        "held pulls around it": (app.user_middleware[-3].cls is cast("object", Holds)) is held_pulls,
+        "objects that travel within them": (app.user_middleware[-2].cls is cast("object", Carrying)) is held_pulls,
         "SuperNode authentication": app.state.enable_supernode_auth is True,
         "SuperExec secret": bool(app.state.superexec_auth_secret),
     }

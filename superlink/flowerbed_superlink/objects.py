@@ -6,7 +6,7 @@ What is stored, counted and deleted is what Flower's own would store, count and 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from flwr.proto.message_pb2 import ObjectTree
 from flwr.supercore.inflatable.inflatable_object import is_valid_sha256_hash, iterate_object_tree
@@ -57,6 +57,21 @@ _REGISTER = text("""
     SELECT CAST(:run AS bigint), object_id FROM unnest(CAST(:ids AS varchar[])) AS given(object_id) ON CONFLICT DO NOTHING
 """)
 _FORGET_RUN = text("DELETE FROM run_objects WHERE run_id = :run RETURNING object_id")
+_CONTENTS = text("""
+    SELECT content FROM (
+        SELECT object_id, content, sum(octet_length(content)) OVER (ORDER BY octet_length(content), object_id) AS together
+        FROM objects WHERE object_id = ANY(:ids) AND is_available = 1
+    ) AS found WHERE together <= :most ORDER BY object_id
+""")
+# Locked in one order, as two sites may send the same objects at once.
+_PUT = text("""
+    WITH awaited AS (
+        SELECT object_id FROM objects WHERE object_id = ANY(:ids) AND is_available = 0 ORDER BY object_id FOR UPDATE
+    )
+    UPDATE objects SET content = given.content, is_available = 1
+    FROM unnest(CAST(:ids AS varchar[]), CAST(:contents AS bytea[])) AS given(object_id, content) JOIN awaited USING (object_id)
+    WHERE objects.object_id = given.object_id
+""")
 
 
 class LevelObjectStore(SqlObjectStore):
@@ -97,6 +112,16 @@ class LevelObjectStore(SqlObjectStore):
         if not children[None]:
             raise NoObjectInStoreError(f"Object {object_id} was not pre-registered.")
         return _tree(object_id, children)
+
+    def contents(self, object_ids: Sequence[str], most: int) -> list[bytes]:
+        """Return the contents of objects that have arrived, the smallest ones, with `most` bytes together."""
+        with self.session() as session:
+            return [bytes(content) for content in session.scalars(_CONTENTS, {"ids": list(object_ids), "most": most})]
+
+    def put_all(self, contents: Mapping[str, bytes]) -> None:
+        """Give objects their verified contents; one that has its own already keeps it, one that is gone stays so."""
+        with self._mutation_session() as session:
+            session.execute(_PUT, {"ids": list(contents), "contents": list(contents.values())})
 
     def delete(self, object_id: str) -> None:
         """Delete an object that no other one holds, and those below it that are then held by none."""

@@ -11,11 +11,12 @@ import logging
 import os
 import time
 from collections.abc import Callable, Collection, Sized
-from functools import wraps
+from functools import partial, wraps
 from importlib import import_module
 from time import monotonic, sleep
 from typing import Any
 
+from . import outgoing
 from .spec import CLIENT_APP, SERVER_APP
 
 log = logging.getLogger("flowerbed.executor")
@@ -124,8 +125,8 @@ def _alone_if_few(transfer: Callable[..., Any], name: str) -> Callable[..., Any]
 
 
 _LEFT_OUT = {
-    CLIENT_APP: (_first_heartbeat_later, _few_objects_on_one_connection),
-    SERVER_APP: (_pause_from_the_pull,),
+    CLIENT_APP: (_first_heartbeat_later, _few_objects_on_one_connection, partial(outgoing.install, CLIENT_APP)),
+    SERVER_APP: (_pause_from_the_pull, partial(outgoing.install, SERVER_APP)),
 }
 
 

@@ -58,7 +58,7 @@ def run(settings: Settings) -> tuple[int, str]:
 
 def install(settings: Settings) -> GracefulStop:
     """Wrap what this package wraps of Flower's, in this process only; return what knows of a stop."""
-    from . import connecting, holds, incoming, liveness, replies, routes, stop, waits
+    from . import carrying, connecting, holds, incoming, liveness, replies, routes, stop, waits
 
     held_pulls = settings.held_pulls and waits.fits()
     graceful = stop.GracefulStop(settings.drain_seconds, stop.HELD_PULL_SECONDS if held_pulls else stop.PULL_SECONDS)
@@ -66,6 +66,7 @@ def install(settings: Settings) -> GracefulStop:
     if held_pulls:
         routes.install(holds.install(tasks))
         replies.install(loop_time.replied)
+        carrying.install()
     else:
         routes.install()
         replies.install()
