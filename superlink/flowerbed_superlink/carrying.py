@@ -50,17 +50,21 @@ class Carrying:
 async def _complete(scope: Scope) -> None:
     request, response = (scope["state"].get(name) for name in ("protobuf_request", "protobuf_response"))
     state = scope["app"].state.linkstate_factory.state()
+    if response is None:
+        return
+    # In a thread also where nothing is to be done: what somebody else has put into a request takes time to look through.
     if isinstance(request, PushMessagesRequest | PushAppMessagesRequest):
-        if response is not None and response.objects_to_push and (objects := carried.detach(request)):
-            await to_thread.run_sync(_store, state, request.messages_list[0].metadata.run_id, response, objects)
-    elif response is not None and response.messages_list and carried.asks(request):
-        await to_thread.run_sync(_send_along, state, response, isinstance(request, PullMessagesRequest))
+        if response.objects_to_push:
+            await to_thread.run_sync(_store, state, request, response)
+    elif response.messages_list:
+        await to_thread.run_sync(_send_along, state, request, response)
 
 
-def _store(state: Any, run_id: int, response: Any, objects: dict[str, bytes]) -> None:  # noqa: ANN401  Flower's messages
-    """Store what is awaited of the objects, and ask for the others only."""
-    awaited = list(response.objects_to_push)
+def _store(state: Any, request: Any, response: Any) -> None:  # noqa: ANN401  Flower's messages
+    """Store what is awaited of the objects that came along, and ask for the others only."""
+    objects, awaited = carried.detach(request), list(response.objects_to_push)
     arrived = {object_id: objects[object_id] for object_id in awaited if _is_valid(objects.get(object_id))}
+    run_id = request.messages_list[0].metadata.run_id
     try:
         stored = state.store_objects(run_id, response.session_id, arrived)
     except SQLAlchemyError as error:
@@ -81,13 +85,15 @@ def _is_valid(content: bytes | None) -> bool:
     return True
 
 
-def _send_along(state: Any, response: Any, traffic: bool) -> None:  # noqa: ANN401  Flower's messages
-    """Add the objects of the messages; to a SuperNode it is traffic of the run, which Flower counts."""
-    ids = [node.object_id for tree in response.message_object_trees for node in iterate_object_tree(tree)]
+def _send_along(state: Any, request: Any, response: Any) -> None:  # noqa: ANN401  Flower's messages
+    """Add the objects of the messages if they are asked for; to a SuperNode they are traffic of the run, as Flower counts it."""
+    if not carried.asks(request):
+        return
+    ids = {node.object_id for tree in response.message_object_trees for node in iterate_object_tree(tree)}
     run_id = response.messages_list[0].metadata.run_id
     try:
-        contents = state.object_store.contents(ids, carried.MOST)
-        if traffic and contents:
+        contents = state.object_store.contents(sorted(ids), carried.MOST)
+        if contents and isinstance(request, PullMessagesRequest):
             state.store_traffic(run_id, bytes_sent=sum(map(len, contents)), bytes_recv=0)
     except (SQLAlchemyError, ValueError) as error:
         event("nothing-carried", run_id=run_id, error=type(error).__name__)

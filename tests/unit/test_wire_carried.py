@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowerbed_wire import carried, client
-from flowerbed_wire.carried import FIELD, MOST
+from flowerbed_wire.carried import FIELD, LARGEST, MOST
 
 
 def named(content: bytes) -> str:
@@ -55,6 +55,15 @@ def test_what_comes_beyond_the_limit_is_not_taken() -> None:
     first, second = b"a" * MOST, b"b"
     carried.attach(message, [first, second])
     assert carried.detach(message) == {named(first): first}
+
+
+def test_a_message_stuffed_with_fields_is_not_looked_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    message = PullMessagesRequest()
+    carried.attach(message, [b""] * (LARGEST // 4 + 1))
+    monkeypatch.setattr(carried, "UnknownFieldSet", lambda _: pytest.fail("its fields were looked through"))
+    assert not carried.asks(message)
+    assert carried.detach(message) == {}
+    assert message.ByteSize() == 0
 
 
 def test_a_field_of_the_number_and_another_type_is_no_object() -> None:

@@ -19,8 +19,11 @@ if TYPE_CHECKING:
 FIELD = 190_747
 """Number of the field: repeated bytes, each an object's content; one that is empty asks for objects."""
 
-MOST = 256 * 1024
+MOST = 128 * 1024
 """Bytes of objects that one message carries at most, all together; larger ones are asked for one by one."""
+
+LARGEST = MOST + 32 * 1024
+"""Bytes of a message that is looked through for objects, its own fields included: stuffed with others it costs 0.15 s of CPU."""
 
 _LENGTH_DELIMITED = 2
 
@@ -57,6 +60,8 @@ def within(contents: Iterable[bytes], most: int = MOST) -> Iterator[bytes]:
 
 
 def _carried(message: Message) -> Iterator[bytes]:
+    if message.ByteSize() > LARGEST:
+        return
     fields = UnknownFieldSet(message)
     for field in (fields[at] for at in range(len(fields))):
         if field.field_number == FIELD and field.wire_type == _LENGTH_DELIMITED:
