@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from http import HTTPStatus
 from typing import TYPE_CHECKING, TypeVar
 
@@ -92,23 +93,31 @@ class Access:
         return sending
 
     async def _decide(self, request: Request, receive: Receive) -> Receive:
-        claims = await self._who(request)
+        claims, refusal = await self._who(request)
         ask_as(Asking(request.source, claims))
         verb = request.verb = VERBS.get(request.name)
-        if verb is None or not verb.scopes_of(claims):
-            raise Refused(HTTPStatus.FORBIDDEN, not_theirs(verb, claims), "role")
-        if request.scope["method"] != "POST":
-            return receive
-        body = await _body(receive)
-        if len(body) > QUICK:
-            request.named = await self._thread(lambda: named(verb.name, body))
-        else:
-            request.named = named(verb.name, body)
-        if request.named.run is not None:
+        scopes = verb.scopes_of(claims) if verb is not None else frozenset()
+        if refusal is None and not scopes:
+            refusal = Refused(HTTPStatus.FORBIDDEN, not_theirs(verb, claims), "role")
+        if refusal is not None:
+            with suppress(Refused):  # refused all the same: this says of what
+                await self._read(request, receive)
+            raise refusal
+        receive = await self._read(request, receive)
+        if verb is not None and request.named.run is not None:
             await self._check_run(request, verb, claims, request.named.run)
+        return receive
+
+    async def _read(self, request: Request, receive: Receive) -> Receive:
+        """Find out what a request names; return what gives its body out again."""
+        if request.scope["method"] != "POST" or request.verb is None:
+            return receive
+        body, name = await _body(receive), request.verb.name
+        request.named = await self._thread(lambda: named(name, body)) if len(body) > QUICK else named(name, body)
         return replay(body, receive)
 
-    async def _who(self, request: Request) -> Claims:
+    async def _who(self, request: Request) -> tuple[Claims, Refused | None]:
+        """Return who asks, and why they are not let in, if so."""
         try:
             token = _bearer(request.scope)
             claims = self._tokens.remembered(token)
@@ -121,9 +130,7 @@ class Access:
         except (ProviderError, PeopleError) as error:
             raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, str(error)) from error
         request.claims = claims
-        if problem is not None:
-            raise Refused(HTTPStatus.FORBIDDEN, problem, "account")
-        return claims
+        return claims, Refused(HTTPStatus.FORBIDDEN, problem, "account") if problem is not None else None
 
     async def _problem(self, aid: str) -> str | None:
         if self._directory.settled(aid):

@@ -162,7 +162,21 @@ def test_a_role_that_does_not_allow_it_is_403_with_a_sentence(world: World) -> N
         "`flwr supernode register` needs the role operator, and researcher-north has researcher: ask an operator."
     )
     assert world.inner.reached == []
-    assert world.said() == [("researcher-north", "register-node", "", "refused", None)]
+    assert world.said() == [("researcher-north", "register-node", "supernode north", "refused", None)]
+
+
+def test_a_refusal_says_of_what_also_to_who_is_disabled_and_for_what_is_no_message(world: World) -> None:
+    assert world.call("stop-run", CUSTODIAN, RUN).status_code == 403
+    assert world.call("register-node", NORTH, b"\xff").status_code == 403
+    world.disabled.add(NORTH.name)
+    world.now += 10
+    assert world.call("stop-run", NORTH, RUN).status_code == 403
+    assert world.said() == [
+        (CUSTODIAN.name, "stop-run", "run 7", "refused", 7),
+        (NORTH.name, "register-node", "", "refused", None),
+        (NORTH.name, "stop-run", "run 7", "refused", 7),
+    ]
+    assert world.inner.reached == []
 
 
 def test_a_disabled_account_is_shut_out_within_two_seconds_with_a_valid_token(world: World) -> None:
