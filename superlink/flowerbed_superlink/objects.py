@@ -90,9 +90,10 @@ class LevelObjectStore(SqlObjectStore):
         ids = list(children)
         with self._mutation_session() as session:
             missing = set(session.scalars(_ADD, {"ids": sorted(ids)}))
-            if known := [each for each in ids if each not in missing]:
+            new = frozenset(missing)
+            if known := [each for each in ids if each not in new]:
                 missing |= _awaited(session, known, children)
-            links = [(parent, child) for parent in ids if parent not in known for child in children[parent]]
+            links = [(parent, child) for parent in ids if parent in new for child in children[parent]]
             if links:
                 parents, below = zip(*links, strict=True)
                 session.execute(_LINK, {"parents": list(parents), "children": list(below)})

@@ -46,15 +46,16 @@ def _of_the_reply() -> Callable[[str], bytes | None]:
     """Return what looks an object up in the store of the reply that is being sent."""
     loop = import_module("flwr.supernode.start_client_internal")
     push = loop._push_messages  # noqa: SLF001 - see `pinned`
-    stores: list[ObjectStore] = []
+    sending_from: ObjectStore | None = None
 
     @wraps(push)
     def push_from(state: Any, object_store: ObjectStore, send: Any, push_object: Any) -> None:  # noqa: ANN401 - Flower's
-        stores[:] = [object_store]
+        nonlocal sending_from
+        sending_from = object_store
         push(state, object_store, send, push_object)
 
     loop._push_messages = push_from  # type: ignore[attr-defined]  # noqa: SLF001 - wrapped on purpose
-    return lambda object_id: next((store.get(object_id) for store in stores), None)
+    return lambda object_id: sending_from.get(object_id) if sending_from is not None else None
 
 
 def with_objects(push_messages: Callable[..., Any], push_object: Callable[..., Any]) -> Callable[..., Any]:
@@ -69,10 +70,9 @@ def with_objects(push_messages: Callable[..., Any], push_object: Callable[..., A
         awaited = list(response.objects_to_push)
         del response.objects_to_push[:]
         for object_id in awaited:
-            given = PushObjectRequest(
-                session_id=response.session_id, object_id=object_id, object_content=objects.get(object_id, b"")
-            )
-            if object_id not in objects or not push_object(given, state, task).stored:
+            given = PushObjectRequest(session_id=response.session_id, object_id=object_id)
+            given.object_content = objects.get(object_id, b"")
+            if not given.object_content or not push_object(given, state, task).stored:
                 response.objects_to_push.append(object_id)
         return response
 

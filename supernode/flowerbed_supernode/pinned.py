@@ -41,6 +41,7 @@ EXPECTED = {
         "trusted_entities",
     ),
     (_MAIN_LOOP, "_push_messages"): ("state", "object_store", "send", "push_object"),
+    ("flwr.supernode.servicer.runtime.runtime_handlers", "pull_messages"): ("request", "state", "task"),
     ("flwr.supernode.servicer.runtime.runtime_handlers", "push_messages"): ("request", "state", "task"),
     ("flwr.supernode.servicer.runtime.runtime_handlers", "push_object"): ("request", "state", "task"),
     ("flwr.supernode.servicer.runtime.runtime_handlers", "confirm_message_received"): ("request", "state", "task"),

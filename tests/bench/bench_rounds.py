@@ -29,6 +29,8 @@ from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 
+import bench_stack
+
 from e2e.federation import KIT, STACK, VERSION, Federation, docker
 from flowerbed_cli import accounts
 from flowerbed_cli.project import Project
@@ -57,6 +59,7 @@ Row = dict[str, object]
 
 def rows(federation: Federation) -> list[Row]:
     """Return both comparisons and what is added; `ratio` is ours divided by stock Flower's."""
+    bench_stack.wait_until_warm(federation)
     with stock() as home:
         compared = [compared_rounds(federation, home, sites) for sites in SITES]
         turns = exchanges(federation, home)

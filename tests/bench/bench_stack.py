@@ -11,6 +11,8 @@ import subprocess
 import time
 from collections.abc import Callable
 
+import yaml
+
 from e2e.federation import STACK, VERSION, Federation, docker
 from flowerbed_cli.up import CORE
 
@@ -37,7 +39,7 @@ def rows(federation: Federation) -> list[Row]:
         *start_rows("after make down", starts),
         row("make up on a running stack", "s", again),
         *image_rows(),
-        *memory_rows(),
+        *memory_rows(federation),
     ]
 
 
@@ -90,14 +92,48 @@ def image_rows() -> list[Row]:
     return [row(f"image {name}", "MB", [size]) for name, size in found.items()]
 
 
-def memory_rows() -> list[Row]:
-    """Return the memory at rest in MB, as Docker counts it, of the core and three sites, and of each kind."""
-    time.sleep(REST_S)
-    lines = docker("stats", "--no-stream", "--format", "{{.Name}} {{.MemUsage}}").splitlines()
-    used = {line.split()[0].removeprefix(f"{STACK}-"): megabytes(line.split()[1]) for line in lines if STACK in line}
+def memory_rows(federation: Federation) -> list[Row]:
+    """Return the memory at rest in MB, as Docker counts it, of the core and three sites with and without warm parents."""
+    wait_until_warm(federation)
+    used = memory()
     kinds = ("postgres", "keycloak", "superlink", "serverapp", "edge", "gateway", "supernode", "clientapp")
     single = [row(f"memory at rest, {kind}", "MB", [v for k, v in used.items() if k.endswith(kind)]) for kind in kinds]
-    return [row("memory at rest, core and 3 sites", "MB", [sum(used.values())]), *single]
+    federation.write(
+        yaml.safe_load((federation.root / "federation.yaml").read_text()) | {"rounds": {"warm_executors": False}}
+    )
+    federation.flowerbed("up")
+    cold = memory()
+    return [
+        row("memory at rest, core and 3 sites, executors warm", "MB", [sum(used.values())]),
+        row("memory at rest, core and 3 sites, without warm executors", "MB", [sum(cold.values())]),
+        row(
+            "memory at rest, core and 3 sites, without warm executors and Keycloak",
+            "MB",
+            [sum(cold.values()) - cold["keycloak"]],
+        ),
+        *single,
+    ]
+
+
+def wait_until_warm(federation: Federation) -> None:
+    """Wait until every executor has its warm parent.
+
+    Raises:
+        TimeoutError: one has none after five minutes.
+    """
+    executors = ["serverapp", *(f"{site.name}-clientapp" for site in federation.topology.sites)]
+    deadline = time.monotonic() + 300
+    while any("The warm parent is ready" not in federation.logs(executor) for executor in executors):
+        if time.monotonic() > deadline:
+            raise TimeoutError("an executor has no warm parent")
+        time.sleep(2)
+
+
+def memory() -> dict[str, float]:
+    """Return what each container of the stack uses, in MB, after a rest."""
+    time.sleep(REST_S)
+    lines = docker("stats", "--no-stream", "--format", "{{.Name}} {{.MemUsage}}").splitlines()
+    return {line.split()[0].removeprefix(f"{STACK}-"): megabytes(line.split()[1]) for line in lines if STACK in line}
 
 
 def megabytes(text: str) -> float:

@@ -11,12 +11,14 @@ import ssl
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from cryptography import x509
 
-from .federation import FEDERATION, INDEX, KIT, STACK, docker
+from .federation import FEDERATION, INDEX, KIT, STACK, Federation, docker
 
 FLOWERBED = Path(sys.executable).parent / "flowerbed"
 # A second, smaller stack: made, broken and removed while the first goes on.
@@ -31,6 +33,17 @@ SMALL_FEDERATION: dict[str, Any] = {
     "federations": [{"name": "alone", "organisations": ["north"]}],
     "pipelines": FEDERATION["pipelines"][:1],
 }
+
+
+@contextmanager
+def changed(federation: Federation, content: dict[str, Any]) -> Iterator[str]:
+    """Bring the federation in line with another federation.yaml, and back again; give what `up` printed."""
+    try:
+        federation.write(content)
+        yield federation.flowerbed("up").stdout
+    finally:
+        federation.write(FEDERATION)
+        federation.flowerbed("up")
 
 
 def containers(stack: str = STACK) -> dict[str, tuple[str, str]]:

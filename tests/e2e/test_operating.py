@@ -8,7 +8,6 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -19,19 +18,8 @@ from flowerbed_cli import docker as kit_docker
 from flowerbed_cli.project import Project
 
 from .federation import FEDERATION, KIT, STACK, Federation, docker
-from .operating import containers, generated, in_terminal, named, served_serial
+from .operating import changed, containers, generated, in_terminal, named, served_serial
 from .running import kill, started_again, superlink_status, wait_for
-
-
-@contextmanager
-def changed(federation: Federation, content: dict[str, Any]) -> Iterator[str]:
-    """Bring the federation in line with another federation.yaml, and back again; give what `up` printed."""
-    try:
-        federation.write(content)
-        yield federation.flowerbed("up").stdout
-    finally:
-        federation.write(FEDERATION)
-        federation.flowerbed("up")
 
 
 def test_a_second_up_changes_nothing(federation: Federation) -> None:

@@ -354,7 +354,9 @@ def test_a_pipeline_stays_within_its_scope(control: Control) -> None:
 
     wait_until(lambda: said("register-node") and len(said("start-run")) == 4, 10, "the records")
     assert [(who, outcome) for who, outcome, _ in said("register-node")] == [("pipeline-demo", "refused")]
-    assert str(said("register-node")[0][2]).startswith("403 `flwr supernode register` needs the role")
+    detail = str(said("register-node")[0][2])
+    assert detail.startswith("key ")
+    assert "403 `flwr supernode register` needs the role" in detail
     who, outcome, detail = said("start-run")[-1]
     assert (who, outcome, str(detail).endswith(" 404")) == ("pipeline-demo", "refused", True)
 

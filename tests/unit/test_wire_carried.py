@@ -128,6 +128,19 @@ def test_a_message_takes_each_of_its_objects_along_once() -> None:
     assert fleet.pushed == here
 
 
+def test_a_request_that_is_sent_again_has_not_grown() -> None:
+    here = {named(content): content for content in (b"root", b"leaf")}
+    fleet = installed(here.get)()
+    request = PushMessagesRequest(message_object_trees=[ObjectTree(object_id=name) for name in here])
+    asking = PullMessagesRequest()
+    sizes = request.ByteSize(), asking.ByteSize()
+    for _ in range(3):
+        fleet.PushMessages(request)
+        assert fleet.pushed == here
+        fleet.PullMessages(asking)
+    assert (request.ByteSize(), asking.ByteSize()) == sizes
+
+
 def test_a_class_with_other_methods_is_left_alone() -> None:
     class Other(Fleet):
         def PullObject(self, request: PullObjectRequest, more: int) -> PullObjectResponse:  # type: ignore[override]  # noqa: N802

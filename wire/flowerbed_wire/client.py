@@ -32,8 +32,9 @@ def install(client: type, content: Callable[[str], bytes | None]) -> None:
 
     @wraps(pull)
     def pull_with_objects(self: Any, request: Any) -> Any:  # noqa: ANN401 - Flower's own messages
-        ask(request)
-        response = pull(self, request)
+        asking = copy_of(request)
+        ask(asking)
+        response = pull(self, asking)
         setattr(self, _CAME_WITH, detach(response))
         return response
 
@@ -46,10 +47,18 @@ def install(client: type, content: Callable[[str], bytes | None]) -> None:
 
     @wraps(push)
     def push_with_objects(self: Any, request: Any) -> Any:  # noqa: ANN401
-        attach(request, within(_contents(request, content)))
-        return push(self, request)
+        loaded = copy_of(request)
+        attach(loaded, within(_contents(request, content)))
+        return push(self, loaded)
 
     of.PullMessages, of.PullObject, of.PushMessages = pull_with_objects, pull_unless_here, push_with_objects
+
+
+def copy_of(request: Any) -> Any:  # noqa: ANN401
+    """Return a copy: Flower sends the same request again if it fails, and it must not grow with each attempt."""
+    copied = type(request)()
+    copied.CopyFrom(request)
+    return copied
 
 
 def _contents(request: Any, content: Callable[[str], bytes | None]) -> Iterator[bytes]:  # noqa: ANN401
