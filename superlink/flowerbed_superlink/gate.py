@@ -44,7 +44,10 @@ if TYPE_CHECKING:
     from flowerbed_superlink.material import Material
 
 
-FLEET_BODY = RUNTIME_BODY = 64 * MIB
+# One object's content, or a task's context. All else is parsed to much more than its size: what is empty counts a byte or two.
+LARGEST_BODY = 64 * MIB
+LARGE = frozenset({FLEET + "push-object", RUNTIME + "push-object", RUNTIME + "push-task-output"})
+MESSAGES_BODY = 8 * MIB
 START_RUN_BODY = 11 * MIB  # an app bundle is at most 10 MiB
 CONTROL_BODY = MIB
 STREAM_BODY = MIB // 16  # held in the budget for as long as a log is followed
@@ -218,7 +221,7 @@ def _check_body(head: Head) -> int:
 
 def _body_limit(path: str) -> int:
     if not path.startswith(CONTROL):
-        return FLEET_BODY
+        return LARGEST_BODY if path in LARGE else MESSAGES_BODY
     return {START_RUN: START_RUN_BODY, STREAM_LOGS: STREAM_BODY, **LOGINS}.get(path, CONTROL_BODY)
 
 

@@ -148,7 +148,8 @@ class Holds:
         """Pass a request on, and wake as soon as it is answered: what it wrote is committed then."""
 
         async def sending(message: Message) -> None:
-            if message["type"] == "http.response.start":
+            # Whoever is refused has changed nothing, and must not have the database asked.
+            if message["type"] == "http.response.start" and not 400 <= message["status"] < 500:
                 self._waiting.changed(kinds)
             await send(message)
 

@@ -83,9 +83,7 @@ class LevelObjectStore(SqlObjectStore):
         Raises:
             ValueError: an id is no SHA-256, an object has one child twice, or other children than it had before.
         """
-        children = {
-            node.object_id: [child.object_id for child in node.children] for node in iterate_object_tree(object_tree)
-        }
+        children = _children(object_tree)
         _check(children)
         ids = list(children)
         with self._mutation_session() as session:
@@ -145,6 +143,16 @@ class LevelObjectStore(SqlObjectStore):
 def _tree(object_id: str, children: dict[str | None, list[str]]) -> ObjectTree:
     below = [_tree(child, children) for child in children.get(object_id, [])]
     return ObjectTree(object_id=object_id, children=below)
+
+
+def _children(object_tree: ObjectTree) -> dict[str, list[str]]:
+    """Return the ids below each object, which must be the same ones wherever it is named: a graph has no end."""
+    children: dict[str, list[str]] = {}
+    for node in iterate_object_tree(object_tree):
+        below = [child.object_id for child in node.children]
+        if set(children.setdefault(node.object_id, below)) != set(below):
+            raise ValueError(f"Object {node.object_id} was preregistered with different children.")
+    return children
 
 
 def _check(children: dict[str, list[str]]) -> None:

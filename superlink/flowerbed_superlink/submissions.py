@@ -23,6 +23,7 @@ from flwr.common.constant import SUPERLINK_NODE_ID, Status
 from flwr.proto.control_pb2 import PullArtifactsRequest, PullArtifactsResponse, StartRunRequest
 from flwr.proto.fleet_pb2 import PushMessagesRequest
 from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, ConfirmMessageReceivedResponse
+from flwr.proto.runtime_pb2 import PushAppMessagesRequest
 from flwr.supercore.constant import TASK_TOKEN_HEADER
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -33,11 +34,12 @@ from flowerbed_superlink import asking
 from flowerbed_superlink.errors import MaterialError
 from flowerbed_superlink.log import event
 from flowerbed_superlink.routes import FLEET, FLEET_ROUTES, RUNTIME, RUNTIME_ROUTES
+from flowerbed_wire import trees
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-CHECKED = frozenset({FLEET + "push-messages", FLEET + "confirm-message-received", RUNTIME + "confirm-message-received"})
+CHECKED = frozenset(api + verb for api in (FLEET, RUNTIME) for verb in ("push-messages", "confirm-message-received"))
 UNCHECKED = (FLEET_ROUTES | RUNTIME_ROUTES) - CHECKED
 COMPONENTS = frozenset({"serverapp", "clientapp"})
 # Flower reads a bundle's pyproject.toml whole: bounded here, so that a small bundle cannot unpack to gigabytes.
@@ -78,6 +80,8 @@ async def check_submission(request: Request, call_next: RequestResponseEndpoint)
             _choose_federation(request, message)
         if isinstance(message, PushMessagesRequest):
             _check_push(message)
+        if isinstance(message, PushAppMessagesRequest):
+            _check_instructions(message)
         if isinstance(message, PullArtifactsRequest) and await run_in_threadpool(_pull_unfinished, request, message):
             return Response()
         if isinstance(message, ConfirmMessageReceivedRequest) and not await run_in_threadpool(_owns, request, message):
@@ -235,6 +239,14 @@ def _check_push(message: PushMessagesRequest) -> None:
         raise HTTPException(HTTPStatus.FORBIDDEN, f"The SuperNode may send replies of its own only: {why}.")
 
 
+def _check_instructions(message: PushAppMessagesRequest) -> None:
+    """Refuse trees that cannot be followed. Not with 403, which tells a task that its run has ended."""
+    for sent, tree in zip(message.messages_list, message.message_object_trees, strict=False):
+        if (why := trees.problem(tree, sent.metadata.message_id)) is not None:
+            event("push-refused", why=why, run_id=sent.metadata.run_id)
+            raise HTTPException(HTTPStatus.BAD_REQUEST, f"The message is not taken: {why}.")
+
+
 def push_problem(message: PushMessagesRequest) -> str | None:
     """Return why a SuperNode's push is refused, or None.
 
@@ -248,7 +260,7 @@ def push_problem(message: PushMessagesRequest) -> str | None:
         return "the message is in another node's name"
     if metadata.dst_node_id != SUPERLINK_NODE_ID or not metadata.reply_to_message_id:
         return "the message is not a reply to the SuperLink"
-    return None
+    return trees.problem(message.message_object_trees[0], metadata.message_id)
 
 
 def _pull_unfinished(request: Request, message: PullArtifactsRequest) -> bool:

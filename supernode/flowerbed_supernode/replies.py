@@ -23,7 +23,6 @@ from flwr.common.constant import ErrorCode
 from flwr.proto.message_pb2 import (
     ConfirmMessageReceivedRequest,
     ConfirmMessageReceivedResponse,
-    ObjectTree,
     PushObjectRequest,
     PushObjectResponse,
 )
@@ -33,6 +32,8 @@ from flwr.supercore.constant import TaskType
 from flwr.supercore.error import ApiErrorCode, FlowerError
 from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.supercore.object_store import NoObjectInStoreError
+
+from flowerbed_wire import trees
 
 if TYPE_CHECKING:
     from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
@@ -97,7 +98,9 @@ def _is_whole(state: InMemoryNodeState, message_id: str) -> bool:
         tree = state.object_store.get_object_tree(message_id)
     except NoObjectInStoreError:
         return False
-    return all(state.object_store.get(node.object_id) for node in iterate_object_tree(tree))
+    return all(
+        state.object_store.get(object_id) for object_id in {node.object_id for node in iterate_object_tree(tree)}
+    )
 
 
 def give_up(state: InMemoryNodeState, replies: Replies, run_id: int, reason: str) -> None:
@@ -132,7 +135,8 @@ def check_reply(state: InMemoryNodeState, request: PushAppMessagesRequest, task:
             raise _refusal("The message is no reply to one of this task's run.")
         _check_is_new(state, message.metadata.message_id, message.metadata.reply_to_message_id)
     for message, tree in zip(request.messages_list, request.message_object_trees, strict=False):
-        _check_tree(tree, message.metadata.message_id)
+        if (why := trees.problem(tree, message.metadata.message_id)) is not None:
+            raise _refusal(f"The reply is not taken: {why}.")
 
 
 def _check_is_new(state: InMemoryNodeState, message_id: str, asked_id: str) -> None:
@@ -142,13 +146,6 @@ def _check_is_new(state: InMemoryNodeState, message_id: str, asked_id: str) -> N
         raise _refusal("The message has a reply already.")
     if not given and (message_id in state.msg_store or message_id in state.object_store):
         raise _refusal("The reply has the name of something else.")
-
-
-def _check_tree(tree: ObjectTree, message_id: str) -> None:
-    if tree.object_id != message_id:
-        raise _refusal("The root of the reply's object tree is not the reply.")
-    if sum(node.object_id == message_id for node in iterate_object_tree(tree)) != 1:
-        raise _refusal("The reply's object tree contains itself.")
 
 
 def _refusal(sentence: str) -> FlowerError:

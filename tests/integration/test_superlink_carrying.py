@@ -6,13 +6,17 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, RecordDict
-from flwr.app.message import Message
-from flwr.proto.message_pb2 import PullObjectRequest
+from flwr.app.message import Message, remove_content_from_message
+from flwr.common.serde import message_to_proto
+from flwr.proto.fleet_pb2 import PushMessagesRequest
+from flwr.proto.message_pb2 import ObjectTree, PullObjectRequest
 from flwr.proto.node_pb2 import Node as NodeProto
-from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+from flwr.proto.runtime_pb2 import PushAppMessagesRequest
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 from flwr.supercore.utils import uint64_to_int64
 
 from flowerbed_wire import carried, client
@@ -24,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:No path_separator:DeprecationWar
 
 @pytest.fixture(scope="module")
 def superlink(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Held]:
-    with surroundings(tmp_path_factory.mktemp("carrying"), sites=12) as world, world.running(), world.linked():
+    with surroundings(tmp_path_factory.mktemp("carrying"), sites=24) as world, world.running(), world.linked():
         yield world
         close_clients()
 
@@ -162,6 +166,51 @@ def test_a_large_object_travels_by_itself_and_the_small_ones_do_not(superlink: H
     node.pull()
     assert {name: object_of(node, run_id, name, node.node_id) for name in contents} == contents
     assert set(at_node.alone) == large
+
+
+GRAPHS: dict[str, Callable[[list[ObjectTree]], list[ObjectTree]]] = {
+    "a graph of two ways to each object": lambda pair: [
+        *pair,
+        *(ObjectTree(object_id=one.object_id, children=pair) for one in pair),
+    ],
+    "a cycle": lambda pair: [
+        ObjectTree(object_id=pair[0].object_id, children=[ObjectTree(object_id=pair[1].object_id, children=pair[:1])])
+    ],
+}
+
+
+@pytest.mark.parametrize("shape", GRAPHS)
+def test_a_tree_without_an_end_is_refused_and_what_others_send_arrives(superlink: Held, shape: str) -> None:
+    (node, other), (run_id, token) = [new_node(superlink), new_node(superlink)], superlink.new_run()
+    app = ServerApp(superlink, token)
+    at_app = Carrying(app)
+    bad, good, fine = (instruction(run_id, to.node_id, number) for number, to in enumerate((node, node, other)))
+    at_app.objects.update(contents_of(good) | contents_of(fine))
+    with pytest.raises(httpx.HTTPStatusError) as refused:
+        app.client.PushMessages(with_tree(PushAppMessagesRequest, bad, GRAPHS[shape]))
+    assert refused.value.response.status_code == 400
+    app.push(good, fine)
+    for one, message in ((node, good), (other, fine)):
+        assert [found.metadata.message_id for found in one.pull().messages_list] == [message.metadata.message_id]
+        one.confirm(message)
+    push = with_tree(PushMessagesRequest, reply_to(good), GRAPHS[shape])
+    push.node.node_id = node.node_id
+    with pytest.raises(httpx.HTTPStatusError) as refused:
+        node.client.PushMessages(push)
+    assert refused.value.response.status_code == 403
+    for one, message in ((node, good), (other, fine)):
+        one.push(reply_to(message))
+    assert len(app.pull(good, fine).messages_list) == 2
+
+
+def with_tree(kind: Any, message: Message, graph: Callable[[list[ObjectTree]], list[ObjectTree]]) -> Any:
+    """Return a push whose objects all come along, with a tree that has something else below it too."""
+    pair = [identified(instruction(1, 1, number)) for number in range(2)]
+    tree = get_object_tree(message)
+    tree.children.extend(graph([ObjectTree(object_id=one.object_id) for one in pair]))
+    request = kind(messages_list=[message_to_proto(remove_content_from_message(message))], message_object_trees=[tree])
+    carried.attach(request, contents_of(message).values())
+    return request
 
 
 def test_sites_that_send_the_same_objects_at_once_do_not_stop_each_other(superlink: Held) -> None:

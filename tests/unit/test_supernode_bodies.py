@@ -21,7 +21,13 @@ async def flower(_scope: Any, receive: Receive, send: Callable[[Any], Awaitable[
     await send({"type": "http.response.body", "body": message["body"]})
 
 
-async def ask(app: BoundedBodies, *chunks: bytes, announced: str | None = None, pause: float = 0) -> tuple[int, bytes]:
+async def ask(
+    app: BoundedBodies,
+    *chunks: bytes,
+    announced: str | None = None,
+    pause: float = 0,
+    path: str = "/v1/runtime/push-object",
+) -> tuple[int, bytes]:
     sent: list[Any] = []
     left = list(chunks)
 
@@ -35,7 +41,7 @@ async def ask(app: BoundedBodies, *chunks: bytes, announced: str | None = None, 
 
     length = str(sum(map(len, chunks))) if announced is None else announced
     headers = [(b"content-length", length.encode())] if length else []
-    await app({"type": "http", "method": "POST", "path": "/", "headers": headers}, receive, send)
+    await app({"type": "http", "method": "POST", "path": path, "headers": headers}, receive, send)
     return sent[0]["status"], sent[1]["body"]
 
 
@@ -50,6 +56,13 @@ def test_a_body_arrives_whole() -> None:
 )
 def test_a_body_has_an_honest_length_of_64_mib_at_most(announced: str, status: int) -> None:
     assert asyncio.run(ask(BoundedBodies(flower), b"abc", announced=announced)) == (status, b"")
+
+
+def test_what_holds_no_object_has_8_mib_at_most() -> None:
+    status, _ = asyncio.run(
+        ask(BoundedBodies(flower), b"", announced=str(8 * 1024 * 1024 + 1), path="/v1/runtime/push-messages")
+    )
+    assert status == 413
 
 
 def test_a_slow_body_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
