@@ -169,6 +169,17 @@ def test_limits_of_the_control_api(world: World) -> None:
         assert world.scope(path, headers=headers)[0]["status"] == status
 
 
+def test_limits_of_the_runtime_api(world: World) -> None:
+    mib = 1024 * 1024
+    for path, size, status in [
+        ("/v1/runtime/push-object", 64 * mib, 200),
+        ("/v1/runtime/push-object", 64 * mib + 1, 413),
+        ("/v1/runtime/push-messages", 8 * mib, 200),
+        ("/v1/runtime/push-messages", 8 * mib + 1, 413),
+    ]:
+        assert world.scope(path, headers=[(b"content-length", str(size).encode())])[0]["status"] == status, path
+
+
 def test_chunked_bodies_are_refused(world: World) -> None:
     headers = [(b"transfer-encoding", b"chunked"), (b"content-length", b"3")]
     assert world.scope(RUNTIME, headers=headers)[0]["status"] == 411
