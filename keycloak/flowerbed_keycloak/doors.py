@@ -30,22 +30,29 @@ def within(admin: KeycloakAdmin, realm: str) -> Iterator[None]:
         admin.change_current_realm(before)
 
 
-def doors(admin: KeycloakAdmin, realm: str) -> dict[tuple[Kind, str], Fields]:
-    """Return every way into a realm that `fresh` knows, and every other component and identity provider."""
+def doors(whole: Mapping[str, Any]) -> dict[tuple[Kind, str], Fields]:
+    """Return every way into a realm that `fresh` knows, and every other component and identity provider, from an export."""
+    realm = whole["realm"]
     made: dict[tuple[Kind, str], Fields] = {}
-    with within(admin, realm):
-        for name, item in named(admin.get_components()).items():
-            made["component", f"{realm}/{name}"] = {"providerId": item["providerId"], "config": item.get("config", {})}
-        for item in admin.get_idps():
-            made["identity provider", f"{realm}/{item['alias']}"] = {"providerId": item["providerId"]}
-        for alias in FLOWS:
-            found = placed(admin.get_authentication_flow_executions(alias))
-            made["flow", f"{realm}/{alias}"] = {"executions": requirements(alias, found)}
-        made["required actions", realm] = {"actions": actions(admin.get_required_actions())}
+    for name, item in named(components(whole.get("components") or {})).items():
+        made["component", f"{realm}/{name}"] = {"providerId": item["providerId"], "config": item.get("config", {})}
+    for item in whole.get("identityProviders") or ():
+        made["identity provider", f"{realm}/{item['alias']}"] = {"providerId": item["providerId"]}
+    for alias in FLOWS:
+        made["flow", f"{realm}/{alias}"] = {"executions": requirements(alias, placed(executions(whole, alias)))}
+    made["required actions", realm] = {"actions": actions(whole["requiredActions"])}
     return made
 
 
 # --- components
+
+
+def components(tree: Mapping[str, Iterable[Mapping[str, Any]]], parent: str = "") -> Iterator[dict[str, Any]]:
+    """Yield an export's components, those below others too, as the admin API has them."""
+    for kind, items in tree.items():
+        for item in items:
+            yield {**item, "providerType": kind, "parentId": parent}
+            yield from components(item.get("subComponents") or {}, item["id"])
 
 
 def named(components: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
@@ -100,6 +107,22 @@ def remove_identity_provider(admin: KeycloakAdmin, path: str) -> None:
 
 
 # --- login flows
+
+
+def executions(whole: Mapping[str, Any], alias: str, level: int = 0) -> Iterator[dict[str, Any]]:
+    """Yield an export's executions of a flow with those of its sub-flows, as the admin API lists them."""
+    flow: Mapping[str, Any] = next((item for item in whole["authenticationFlows"] if item["alias"] == alias), {})
+    for item in sorted(flow.get("authenticationExecutions", ()), key=lambda item: int(item["priority"])):
+        below = item.get("flowAlias") if item["authenticatorFlow"] else None
+        yield {
+            "level": level,
+            "requirement": item["requirement"],
+            "authenticationFlow": bool(below),
+            "displayName": below,
+            "providerId": item.get("authenticator"),
+        }
+        if below:
+            yield from executions(whole, below, level + 1)
 
 
 def placed(executions: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:

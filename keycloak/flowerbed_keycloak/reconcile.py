@@ -11,7 +11,7 @@ from itertools import groupby
 
 from keycloak import KeycloakAdmin
 
-from . import apply, bootstrap, read
+from . import apply, bootstrap, read, snapshot
 from .apply import Password
 from .connection import BOOTSTRAP_CLIENT, KIT_CLIENT, Access, writes
 from .errors import KeycloakRefusedError, sentences
@@ -44,12 +44,13 @@ def reconcile(
     """
     with sentences("what the realm is made of"):
         admin, lines, sent = _enter(access, dry_run=dry_run)
-        master = bootstrap.master(admin)
+        seen = snapshot.take(admin)
+        master = bootstrap.master(seen.master["clients"], seen.administrators)
         if master.leftovers:
             lines.append(f"client {BOOTSTRAP_CLIENT} of realm master: extra")
         if not dry_run:
             bootstrap.remove(admin, master.leftovers)
-        found = read.current_state(admin)
+        found = read.current_state(seen)
         wanted = {**wanted, **_strangers(wanted, found)}
         left = shut_out(wanted, found)
         wanted = {**wanted, **left}
