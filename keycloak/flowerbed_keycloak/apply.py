@@ -11,7 +11,7 @@ from typing import Any
 
 from keycloak import KeycloakAdmin
 
-from . import doors, read
+from . import doors, flows, read
 from .realm import DEFAULT_ROLES
 from .state import Fields, Kind, Value, canonical
 
@@ -74,6 +74,8 @@ def remove(target: Target, kind: Kind, name: str) -> None:
         doors.remove_component(target.admin, name)
         # With user federation go its people.
         target.changed("people")
+    elif kind == "flow":
+        flows.remove(target.admin, name)
     elif kind == "identity provider":
         doors.remove_identity_provider(target.admin, name)
     # A service account goes with its client, or as that is brought to what is wanted: no client has one that is not.
@@ -303,7 +305,7 @@ def mapping(value: Value) -> dict[str, Value]:
 _MAKE: Mapping[Kind, Callable[[Target, str, Fields, bool], None]] = {
     "realm": _realm,
     "component": lambda target, name, wanted, _: doors.make_component(target.admin, name, wanted),
-    "flow": lambda target, name, *_: doors.mend_flow(target.admin, name),
+    "flow": lambda target, name, *_: flows.mend(target.admin, name),
     "required actions": lambda target, name, *_: doors.mend_actions(target.admin, name),
     "profile": _profile,
     "role": _role,

@@ -6,7 +6,8 @@ Not for what is said over it: that is in `read` and `apply`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -137,3 +138,14 @@ def administrator(access: Access, client: str, secret: str, realm: str) -> Keycl
 def writes(admin: KeycloakAdmin) -> int:
     """Return how many changes were sent over its connection."""
     return admin.connection.writes if isinstance(admin.connection, Connection) else 0
+
+
+@contextmanager
+def within(admin: KeycloakAdmin, realm: str) -> Iterator[None]:
+    """Speak of one realm for a while."""
+    before = str(admin.get_current_realm())
+    admin.change_current_realm(realm)
+    try:
+        yield
+    finally:
+        admin.change_current_realm(before)

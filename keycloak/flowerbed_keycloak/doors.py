@@ -1,6 +1,7 @@
-"""Reads and mends the ways into a realm beside its accounts: keys, user federation, identity providers, login flows, actions.
+"""Reads and mends the ways into a realm beside its accounts: keys, user federation, identity providers, required actions.
 
-What they should be is in `fresh`. Each function is given the realm, because the administrators' realm has the same ways in.
+What they should be is in `fresh`; login flows are in `flows`. Each function is given the realm, because the administrators'
+realm has the same ways in.
 """
 
 from __future__ import annotations
@@ -8,26 +9,15 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 from keycloak import KeycloakAdmin
 from keycloak.exceptions import KeycloakPostError, raise_error_from_response
 
-from .errors import KeycloakRefusedError
-from .fresh import FLOWS, KEY_PROVIDER, KEYS, LEFT_ALONE, REQUIRED_ACTIONS
+from . import flows
+from .connection import within
+from .fresh import KEY_PROVIDER, KEYS, LEFT_ALONE, REQUIRED_ACTIONS
 from .state import Fields, Kind, Value
-
-
-@contextmanager
-def within(admin: KeycloakAdmin, realm: str) -> Iterator[None]:
-    """Speak of one realm for a while."""
-    before = str(admin.get_current_realm())
-    admin.change_current_realm(realm)
-    try:
-        yield
-    finally:
-        admin.change_current_realm(before)
 
 
 def doors(whole: Mapping[str, Any]) -> dict[tuple[Kind, str], Fields]:
@@ -38,8 +28,7 @@ def doors(whole: Mapping[str, Any]) -> dict[tuple[Kind, str], Fields]:
         made["component", f"{realm}/{name}"] = {"providerId": item["providerId"], "config": item.get("config", {})}
     for item in whole.get("identityProviders") or ():
         made["identity provider", f"{realm}/{item['alias']}"] = {"providerId": item["providerId"]}
-    for alias in FLOWS:
-        made["flow", f"{realm}/{alias}"] = {"executions": requirements(alias, placed(executions(whole, alias)))}
+    made |= {("flow", f"{realm}/{alias}"): fields for alias, fields in flows.flows(whole)}
     made["required actions", realm] = {"actions": actions(whole["requiredActions"])}
     return made
 
@@ -104,69 +93,6 @@ def remove_identity_provider(admin: KeycloakAdmin, path: str) -> None:
     realm, _, alias = path.partition("/")
     with within(admin, realm):
         admin.delete_idp(alias)
-
-
-# --- login flows
-
-
-def executions(whole: Mapping[str, Any], alias: str, level: int = 0) -> Iterator[dict[str, Any]]:
-    """Yield an export's executions of a flow with those of its sub-flows, as the admin API lists them."""
-    flow: Mapping[str, Any] = next((item for item in whole["authenticationFlows"] if item["alias"] == alias), {})
-    for item in sorted(flow.get("authenticationExecutions", ()), key=lambda item: int(item["priority"])):
-        below = item.get("flowAlias") if item["authenticatorFlow"] else None
-        yield {
-            "level": level,
-            "requirement": item["requirement"],
-            "authenticationFlow": bool(below),
-            "displayName": below,
-            "providerId": item.get("authenticator"),
-        }
-        if below:
-            yield from executions(whole, below, level + 1)
-
-
-def placed(executions: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """Return a flow's executions by their place: names of sub-flows and ids of providers."""
-    made: dict[str, Mapping[str, Any]] = {}
-    above: list[str] = []
-    for item in executions:
-        del above[item["level"] :]
-        own = str(item["displayName"] if item.get("authenticationFlow") else item["providerId"])
-        place = "/".join([*above, own])
-        while place in made:
-            place += "#"
-        made[place] = item
-        above.append(place.rpartition("/")[2])
-    return made
-
-
-def requirements(alias: str, found: Mapping[str, Mapping[str, Any]]) -> dict[str, Value]:
-    """Return requirements by place; what is not Keycloak's own and does nothing is left out."""
-    return {
-        place: item["requirement"]
-        for place, item in found.items()
-        if place in FLOWS[alias] or item["requirement"] != "DISABLED"
-    }
-
-
-def mend_flow(admin: KeycloakAdmin, path: str) -> None:
-    """Give every execution of a flow Keycloak's own requirement, and disable those that were added.
-
-    Raises:
-        KeycloakRefusedError: one of Keycloak's own is gone, which its admin API cannot bring back.
-    """
-    realm, _, alias = path.partition("/")
-    with within(admin, realm):
-        found = placed(admin.get_authentication_flow_executions(alias))
-        if gone := sorted(FLOWS[alias].keys() - found.keys()):
-            raise KeycloakRefusedError(
-                f"The flow {alias} of realm {realm} has lost {', '.join(gone)}, and Keycloak cannot bring that back: "
-                "rebuild Keycloak (docs/runbooks/keycloak-rebuild.md)."
-            )
-        for place, item in found.items():
-            wanted = FLOWS[alias].get(place, "DISABLED")
-            if item["requirement"] != wanted:
-                admin.update_authentication_flow_executions({**item, "requirement": wanted}, alias)
 
 
 # --- required actions

@@ -125,6 +125,8 @@ def _guarded() -> dict[str, Value]:
         "and passwordHistory(3)",
         "browserSecurityHeaders": dict(fresh.BROWSER_HEADERS),
         **fresh.BINDINGS,
+        **fresh.ONE_TIME,
+        **fresh.POLICIES,
     }
 
 

@@ -15,8 +15,7 @@ from typing import Any, Literal
 from keycloak import KeycloakAdmin
 from keycloak.exceptions import KeycloakPostError
 
-from .connection import Connection
-from .doors import within
+from .connection import Connection, within
 from .realm import DEFAULT_ROLES, MASTER, REALM
 
 # As many as make a difference on two cores, and fewer than the connections that are kept.

@@ -25,7 +25,7 @@ Kind = Literal[
 # In the order in which they can be made: each refers to earlier ones only.
 KINDS: tuple[Kind, ...] = get_args(Kind)
 # Of these, what is not wanted is removed. People are never deleted.
-EXACT: tuple[Kind, ...] = ("component", "identity provider", "role", "group", "client", "service account")
+EXACT: tuple[Kind, ...] = ("component", "identity provider", "flow", "role", "group", "client", "service account")
 WAYS_IN: tuple[Kind, ...] = ("component", "identity provider")
 
 Value = str | int | bool | None | list["Value"] | dict[str, "Value"]
