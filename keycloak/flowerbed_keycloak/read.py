@@ -8,14 +8,13 @@ from typing import Any
 
 from keycloak import KeycloakAdmin
 
-from . import snapshot
-from .clients import AID, BUILT_IN
+from . import read_scopes, snapshot
+from .clients import AID
 from .doors import doors
-from .realm import DEFAULT_ROLES, EVERYBODYS, MASTER, REALM
+from .realm import BUILT_IN_ROLES, DEFAULT_ROLES, MASTER, MASTERS_ROLE, REALM
 from .snapshot import MANAGEMENT, Content, Export, Members, Snapshot
 from .state import Fields, Kind, State, Value
 
-BUILT_IN_ROLES = (DEFAULT_ROLES, "offline_access", "uma_authorization")
 # Keycloak's own notes in a client's attributes.
 NOTES = frozenset({"client.secret.creation.time", "realm_client"})
 _ACCOUNT = ("enabled", "email", "firstName", "lastName", "attributes")
@@ -23,7 +22,8 @@ _ACCOUNT = ("enabled", "email", "firstName", "lastName", "attributes")
 
 def current_state(found: Snapshot) -> State:
     """Return what both realms hold; no more than realm master where realm flowerbed does not exist yet."""
-    state: dict[tuple[Kind, str], Fields] = {("realm", MASTER): realm(found.master), **doors(found.master)}
+    state: dict[tuple[Kind, str], Fields] = {("realm", MASTER): realm(found.master), **_both(found.master)}
+    state["role", MASTERS_ROLE] = masters_default(found.master)
     if found.content:
         state.update(_realm_state(found.content))
     return state
@@ -32,7 +32,7 @@ def current_state(found: Snapshot) -> State:
 def _realm_state(found: Content) -> Iterator[tuple[tuple[Kind, str], Fields]]:
     whole = found.whole
     yield ("realm", REALM), realm(whole)
-    yield from doors(whole).items()
+    yield from _both(whole).items()
     yield ("profile", REALM), profile(found.profile)
     for name, fields in roles(whole).items():
         yield ("role", name), fields
@@ -41,6 +41,13 @@ def _realm_state(found: Content) -> Iterator[tuple[tuple[Kind, str], Fields]]:
     for item in found.clients:
         yield ("client", item["clientId"]), client(item, whole)
     yield from accounts(found)
+
+
+def _both(whole: Export) -> dict[tuple[Kind, str], Fields]:
+    """Return what is compared in either realm."""
+    made = doors(whole)
+    made |= {("client scope", f"{whole['realm']}/{name}"): fields for name, fields in read_scopes.scopes(whole)}
+    return made
 
 
 def realm(whole: Export) -> Fields:
@@ -58,15 +65,27 @@ def profile(found: Mapping[str, Any]) -> Fields:
 
 
 def roles(whole: Export) -> dict[str, Fields]:
-    """Return the realm's roles but Keycloak's own; of these, what everybody has, and what that brings with it."""
-    found = {item["name"]: item for item in whole["roles"]["realm"]}
-    made: dict[str, Fields] = {name: item for name, item in found.items() if name not in BUILT_IN_ROLES}
-    made[DEFAULT_ROLES] = {"composites": composites(found[DEFAULT_ROLES])}
-    for path in EVERYBODYS:
-        client_id, _, name = path.partition("/")
-        role = next(item for item in whole["roles"]["client"][client_id] if item["name"] == name)
-        made[path] = {"composites": composites(role)}
+    """Return the realm's roles and those of its clients; of Keycloak's own, what they bring with them."""
+    made: dict[str, Fields] = {
+        item["name"]: {"composites": composites(item)} if item["name"] in BUILT_IN_ROLES else item
+        for item in whole["roles"]["realm"]
+    }
+    for client_id, items in whole["roles"]["client"].items():
+        if client_id != MANAGEMENT:
+            made |= {f"{client_id}/{item['name']}": {"composites": composites(item)} for item in items}
     return made
+
+
+def masters_default(whole: Export) -> Fields:
+    """Return what every account of realm master has."""
+    return {
+        "composites": [
+            name
+            for item in whole["roles"]["realm"]
+            if item["name"] == f"default-roles-{MASTER}"
+            for name in composites(item)
+        ]
+    }
 
 
 def composites(role: Mapping[str, Any]) -> list[Value]:
@@ -103,17 +122,10 @@ def group_fields(group: Mapping[str, Any]) -> Fields:
 
 
 def client(found: Mapping[str, Any], whole: Export) -> Fields:
-    """Return a client with its mappers by name and, where it is not Keycloak's own, the roles that its tokens may name."""
-    mappers: dict[str, Value] = {
-        item["name"]: {"protocolMapper": item["protocolMapper"], "config": item["config"]}
-        for item in found.get("protocolMappers") or ()
-    }
+    """Return a client with its mappers by name and the roles that its tokens may name."""
     attributes = {key: value for key, value in (found.get("attributes") or {}).items() if key not in NOTES}
-    fields = {**found, "attributes": attributes, "mappers": mappers}
-    if found["clientId"] not in BUILT_IN:
-        mine = (item["roles"] for item in whole.get("scopeMappings") or () if item.get("client") == found["clientId"])
-        fields["scopeRoles"] = [role for names in mine for role in names]
-    return fields
+    mine = {"mappers": read_scopes.mappers(found), "scopeRoles": read_scopes.roles(whole, "client", found["clientId"])}
+    return {**found, "attributes": attributes, **mine}
 
 
 def accounts(found: Content) -> Iterator[tuple[tuple[Kind, str], Fields]]:

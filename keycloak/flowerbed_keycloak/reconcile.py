@@ -16,7 +16,7 @@ from .apply import Password
 from .connection import BOOTSTRAP_CLIENT, KIT_CLIENT, Access, writes
 from .errors import KeycloakRefusedError, sentences
 from .realm import ORGANISATIONS, REALM
-from .state import Difference, Fields, State, differences
+from .state import Difference, Fields, State, differences, texts
 
 
 @dataclass(frozen=True)
@@ -122,9 +122,7 @@ def people_notes(wanted: State, left: State) -> Iterator[str]:
 
 def _former(fields: Fields) -> bool:
     """Return whether somebody in the list is of no organisation that there is."""
-    return "enabled" in fields and not any(
-        path.startswith(f"{ORGANISATIONS}/") for path in apply.texts(fields["groups"])
-    )
+    return "enabled" in fields and not any(path.startswith(f"{ORGANISATIONS}/") for path in texts(fields["groups"]))
 
 
 def _notes(wanted: State, found: State, master: bootstrap.Master) -> Iterator[str]:
