@@ -32,12 +32,15 @@ def mend(admin: KeycloakAdmin, name: str, wanted: Fields, *, missing: bool) -> N
 def _create(admin: KeycloakAdmin, name: str, wanted: Fields) -> None:
     client, _, own = name.rpartition("/")
     fields = {"name": own, "description": wanted.get("description", "")}
+    # Some came with the realm.
     if not client:
-        admin.create_realm_role(fields)
+        if not any(item["name"] == own for item in admin.get_realm_roles()):
+            admin.create_realm_role(fields)
         return
     # Clients are made after roles, because their tokens name some.
-    identity = admin.get_client_id(client) or admin.create_client({"clientId": client, "enabled": False})
-    admin.create_client_role(str(identity), fields)
+    identity = str(admin.get_client_id(client) or admin.create_client({"clientId": client, "enabled": False}))
+    if not any(item["name"] == own for item in admin.get_client_roles(identity)):
+        admin.create_client_role(identity, fields)
 
 
 def _bring(admin: KeycloakAdmin, name: str, wanted: Iterable[str]) -> None:
