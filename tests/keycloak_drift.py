@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -177,6 +178,83 @@ def other_flow(admin: KeycloakAdmin) -> None:
     admin.update_realm("flowerbed", admin.get_realm("flowerbed") | {"browserFlow": "theirs"})
 
 
+def setting(admin: KeycloakAdmin, provider: str, config: dict[str, str]) -> None:
+    """Change the settings of an execution of the flow `browser`, or give it some."""
+    found = next(e for e in admin.get_authentication_flow_executions("browser") if e.get("providerId") == provider)
+    if identity := found.get("authenticationConfig"):
+        admin.update_authenticator_config(admin.get_authenticator_config(identity) | {"config": config}, identity)
+    else:
+        admin.create_execution_config(found["id"], {"alias": "theirs", "config": config})
+
+
+def first(admin: KeycloakAdmin, provider: str) -> None:
+    found = next(e for e in admin.get_authentication_flow_executions("browser") if e.get("providerId") == provider)
+    admin.update_authentication_flow_executions(found | {"priority": 1}, "browser")
+
+
+def scope(admin: KeycloakAdmin, name: str) -> str:
+    return str(next(item["id"] for item in admin.get_client_scopes() if item["name"] == name))
+
+
+def claiming(claim: str, value: str) -> dict[str, Any]:
+    config = {"claim.name": claim, "claim.value": value, "access.token.claim": "true"}
+    return {
+        "name": "x",
+        "protocol": "openid-connect",
+        "protocolMapper": "oidc-hardcoded-claim-mapper",
+        "config": config,
+    }
+
+
+def audience(admin: KeycloakAdmin) -> None:
+    """Have tokens of Keycloak's own clients name the SuperLink."""
+    config = {"included.custom.audience": "flowerbed-superlink", "access.token.claim": "true"}
+    mapper = claiming("", "") | {"protocolMapper": "oidc-audience-mapper", "config": config}
+    admin.add_mapper_to_client_scope(scope(admin, "roles"), mapper)
+
+
+def other_subject(admin: KeycloakAdmin) -> None:
+    identity = scope(admin, "profile")
+    found = next(item for item in admin.get_mappers_from_client_scope(identity) if item["name"] == "nickname")
+    found["config"]["claim.name"] = "flowerbed_aid"
+    admin.update_mapper_in_client_scope(identity, found["id"], found)
+
+
+def scope_of_theirs(admin: KeycloakAdmin) -> None:
+    """A scope that every client made from now on has, and one of Keycloak's own has already."""
+    mappers = [claiming("flowerbed_aid", "flowerbed")]
+    body = {"name": "theirs", "protocol": "openid-connect", "protocolMappers": mappers}
+    identity = str(admin.create_client_scope(body))
+    admin.add_default_default_client_scope(identity)
+    admin.add_client_default_client_scope(client(admin, "account-console"), identity, {})
+
+
+def scope_mapping(admin: KeycloakAdmin, owner: str, role: str) -> None:
+    """Have tokens of a client or a client scope name one more role of the realm."""
+    path = f"admin/realms/{admin.get_current_realm()}/{owner}/scope-mappings/realm"
+    assert admin.connection.raw_post(path, data=json.dumps([admin.get_realm_role(role)])).status_code == 204
+
+
+def console_scopes(admin: KeycloakAdmin) -> None:
+    identity = client(admin, "security-admin-console")
+    admin.delete_client_optional_client_scope(identity, scope(admin, "phone"))
+    admin.add_client_default_client_scope(identity, scope(admin, "phone"), {})
+
+
+def policies(admin: KeycloakAdmin) -> None:
+    """Have every client's logins go by a rule of somebody's."""
+    executors = [{"executor": "consent-required", "configuration": {}}]
+    conditions = [{"condition": "any-client", "configuration": {}}]
+    policy = {"name": "theirs", "enabled": True, "conditions": conditions, "profiles": ["theirs"]}
+    for kind, items in (("profiles", [{"name": "theirs", "executors": executors}]), ("policies", [policy])):
+        path = f"admin/realms/flowerbed/client-policies/{kind}"
+        assert admin.connection.raw_put(path, data=json.dumps({kind: items})).status_code == 204
+
+
+def masters_role(admin: KeycloakAdmin) -> None:
+    admin.add_composite_realm_roles_to_role("default-roles-master", [admin.get_realm_role("admin")])
+
+
 def unframed(admin: KeycloakAdmin) -> None:
     headers = admin.get_realm("flowerbed")["browserSecurityHeaders"] | {"xFrameOptions": ""}
     admin.update_realm("flowerbed", admin.get_realm("flowerbed") | {"browserSecurityHeaders": headers})
@@ -213,6 +291,80 @@ WAYS_IN: dict[str, tuple[Drift, str]] = {
     "events": (
         lambda a: a.update_realm("flowerbed", a.get_realm("flowerbed") | {"enabledEventTypes": ["LOGIN_ERROR"]}),
         "realm flowerbed: enabledEventTypes is LOGIN_ERROR, wanted CLIENT_LOGIN, ",
+    ),
+}
+
+# What adds to tokens, or to what an account may do, without any client, group or account being changed.
+BESIDE: dict[str, tuple[Drift, str]] = {
+    "second factor done away with": (
+        lambda a: setting(a, "conditional-credential", {"credentials": "password"}),
+        "flow flowerbed/browser: settings.forms/Browser - Conditional 2FA/conditional-credential is {'credentials': 'pass",
+    ),
+    "settings of master's": (
+        lambda a: in_master(a, lambda m: setting(m, "identity-provider-redirector", {"defaultProvider": "theirs"})),
+        "flow master/browser: settings.identity-provider-redirector is {'defaultProvider': 'theirs'}, wanted empty",
+    ),
+    "order": (
+        lambda a: first(a, "auth-otp-form"),
+        "flow flowerbed/browser: order.forms/Browser - Conditional 2FA is auth-otp-form, conditional-user-configured, ",
+    ),
+    "flow added": (other_flow, "flow flowerbed/theirs: extra"),
+    "flow added to master": (
+        lambda a: in_master(a, lambda m: m.copy_authentication_flow({"newName": "theirs"}, "direct grant")),
+        "flow master/theirs: extra",
+    ),
+    "one-time password's policy": (
+        lambda a: a.update_realm("flowerbed", a.get_realm("flowerbed") | {"otpPolicyLookAheadWindow": 100}),
+        "realm flowerbed: otpPolicyLookAheadWindow is 100, wanted 1",
+    ),
+    "client policies": (policies, "realm flowerbed: clientPolicies.policies is "),
+    "client profiles": (policies, "realm flowerbed: clientProfiles.profiles is "),
+    "audience": (audience, "client scope flowerbed/roles: mappers.x is {'protocolMapper': 'oidc-audience-mapper'"),
+    "mapper of a scope": (other_subject, "client scope flowerbed/profile: mappers.nickname is "),
+    "mapper of a scope of master": (
+        lambda a: in_master(a, lambda m: m.add_mapper_to_client_scope(scope(m, "basic"), claiming("x", "y"))),
+        "client scope master/basic: mappers.x is ",
+    ),
+    "scope added": (scope_of_theirs, "client scope flowerbed/theirs: extra"),
+    "scope added to a client": (scope_of_theirs, "client account-console: defaultClientScopes is "),
+    "scope of a client": (console_scopes, "client security-admin-console: optionalClientScopes is "),
+    "scope gone": (
+        lambda a: a.delete_client_scope(scope(a, "address")),
+        "client scope flowerbed/address: missing",
+    ),
+    "scope for everybody": (
+        lambda a: in_master(a, lambda m: m.add_default_default_client_scope(scope(m, "service_account"))),
+        "client scope master/service_account: given is default, wanted empty",
+    ),
+    "role of a scope": (
+        lambda a: scope_mapping(a, f"client-scopes/{scope(a, 'email')}", "operator"),
+        "client scope flowerbed/email: roles is operator, wanted empty",
+    ),
+    "role in tokens of Keycloak's own client": (
+        lambda a: scope_mapping(a, f"clients/{client(a, 'account-console')}", "operator"),
+        "client account-console: scopeRoles is account/manage-account, account/view-groups, operator, wanted account/",
+    ),
+    "role of Keycloak's own client": (
+        lambda a: a.add_composite_client_roles_to_role(
+            client(a, "account"), "view-groups", [a.get_realm_role("operator")]
+        ),
+        "role account/view-groups: composites is operator, wanted empty",
+    ),
+    "role of Keycloak's own client gone": (
+        lambda a: a.delete_client_role(client(a, "account"), "view-applications"),
+        "role account/view-applications: missing",
+    ),
+    "role of a client added": (
+        lambda a: a.create_client_role(client(a, "flwr"), {"name": "theirs"}),
+        "role flwr/theirs: extra",
+    ),
+    "role of Keycloak's own": (
+        lambda a: a.add_composite_realm_roles_to_role("uma_authorization", [a.get_realm_role("operator")]),
+        "role uma_authorization: composites is operator, wanted empty",
+    ),
+    "what everybody in master has": (
+        lambda a: in_master(a, masters_role),
+        "role default-roles-master of realm master: composites is account/manage-account, account/view-profile, admin, ",
     ),
 }
 
@@ -295,5 +447,6 @@ DRIFTS: dict[str, tuple[Drift, str]] = {
     ),
     "person gone": (lambda a: a.delete_user(person(a, "operator-south")), "person operator-south: missing"),
     **WAYS_IN,
+    **BESIDE,
     "stranger with an id": (stranger, "person stranger: attributes.flowerbed_aid is flowerbed, wanted empty"),
 }

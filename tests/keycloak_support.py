@@ -199,6 +199,8 @@ class Keycloak:
             headers={"Host": self.topology.authority(host)},
             verify=_context(self.access.ca),
             trust_env=False,
+            # A busy host takes its time over the first page.
+            timeout=120,
             event_hooks={"request": [lambda request: request.extensions.update(sni_hostname=name)]},
         )
 

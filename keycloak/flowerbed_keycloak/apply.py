@@ -11,9 +11,9 @@ from typing import Any
 
 from keycloak import KeycloakAdmin
 
-from . import doors, read
+from . import doors, flows, read, roles, scopes
 from .realm import DEFAULT_ROLES
-from .state import Fields, Kind, Value, canonical
+from .state import Fields, Kind, canonical, mapping, texts
 
 Password = tuple[str, bool]
 """A password, and whether it has to be changed at the first login."""
@@ -39,6 +39,10 @@ class Target:
         """Return groups by path."""
         return self._once("groups", lambda: read.groups(self.admin))
 
+    def scopes(self) -> dict[str, Any]:
+        """Return client scopes by name."""
+        return self._once("scopes", lambda: {item["name"]: item for item in self.admin.get_client_scopes()})
+
     def people(self) -> dict[str, Any]:
         """Return people by name."""
         return self._once("people", lambda: {item["username"]: item for item in self.admin.get_users({})})
@@ -61,8 +65,10 @@ def make(target: Target, kind: Kind, name: str, wanted: Fields, *, missing: bool
 def remove(target: Target, kind: Kind, name: str) -> None:
     """Remove an object that is not wanted."""
     if kind == "role":
-        target.admin.delete_realm_role(name)
+        roles.remove(target.admin, name)
         target.changed("roles")
+    elif kind == "client scope":
+        scopes.remove(target.admin, name)
     elif kind == "client":
         target.admin.delete_client(target.clients()[name]["id"])
         target.changed("clients")
@@ -74,6 +80,8 @@ def remove(target: Target, kind: Kind, name: str) -> None:
         doors.remove_component(target.admin, name)
         # With user federation go its people.
         target.changed("people")
+    elif kind == "flow":
+        flows.remove(target.admin, name)
     elif kind == "identity provider":
         doors.remove_identity_provider(target.admin, name)
     # A service account goes with its client, or as that is brought to what is wanted: no client has one that is not.
@@ -105,53 +113,9 @@ def _profile(target: Target, _: str, wanted: Fields, __: bool) -> None:
 
 
 def _role(target: Target, name: str, wanted: Fields, missing: bool) -> None:
-    if name == DEFAULT_ROLES:
-        _default_roles(target, wanted)
-        return
-    if "/" in name:
-        _only_composites(target, name, texts(wanted["composites"]))
-        return
-    if not missing:
-        # What a role brings with it has no other way out.
-        composites = target.admin.get_role_composites_by_id(target.roles()[name]["id"])
-        if composites:
-            target.admin.remove_composite_realm_roles_to_role(name, composites)
-        target.admin.update_realm_role(name, {"name": name, "description": wanted["description"]})
-    else:
-        target.admin.create_realm_role({"name": name, "description": wanted["description"]})
+    roles.mend(target.admin, name, wanted, missing=missing)
     target.changed("roles")
-
-
-def _default_roles(target: Target, wanted: Fields) -> None:
-    names = {item["id"]: item["clientId"] for item in target.clients().values()}
-    default = target.admin.get_role_composites_by_id(target.roles()[DEFAULT_ROLES]["id"])
-    found = {read.role_name(item, names): item for item in default}
-    goal = set(texts(wanted["composites"]))
-    if extra := [item for name, item in found.items() if name not in goal]:
-        target.admin.remove_composite_realm_roles_to_role(DEFAULT_ROLES, extra)
-    if lacking := sorted(goal - found.keys()):
-        roles = [_client_role(target, name) for name in lacking]
-        target.admin.add_composite_realm_roles_to_role(DEFAULT_ROLES, roles)
-
-
-def _only_composites(target: Target, path: str, wanted: Iterable[str]) -> None:
-    """Take from a role of Keycloak's own what it does not bring with it by default, and put back what it does."""
-    client, _, name = path.partition("/")
-    identity, goal = target.clients()[client]["id"], set(wanted)
-    names = {item["id"]: item["clientId"] for item in target.clients().values()}
-    there = target.admin.get_role_composites_by_id(_client_role(target, path)["id"])
-    found = {read.role_name(item, names): item for item in there}
-    if extra := [item for role, item in found.items() if role not in goal]:
-        target.admin.remove_composite_client_roles_from_role(identity, name, extra)
-    if lacking := sorted(goal - found.keys()):
-        target.admin.add_composite_client_roles_to_role(
-            identity, name, [_client_role(target, role) for role in lacking]
-        )
-
-
-def _client_role(target: Target, path: str) -> dict[str, Any]:
-    client, _, name = path.partition("/")
-    return dict(target.admin.get_client_role(target.clients()[client]["id"], name))
+    target.changed("clients")
 
 
 def _group(target: Target, path: str, wanted: Fields, missing: bool) -> None:
@@ -170,8 +134,8 @@ def _strip_roles(target: Target, group: Mapping[str, Any]) -> None:
     if names := group.get("realmRoles"):
         target.admin.delete_group_realm_roles(group["id"], [target.roles()[name] for name in names])
     for client, names in (group.get("clientRoles") or {}).items():
-        roles = [_client_role(target, f"{client}/{name}") for name in names]
-        target.admin.delete_group_client_roles(group["id"], target.clients()[client]["id"], roles)
+        theirs = [roles.role(target.admin, f"{client}/{name}") for name in names]
+        target.admin.delete_group_client_roles(group["id"], target.clients()[client]["id"], theirs)
 
 
 def _client(target: Target, name: str, wanted: Fields, _: bool) -> None:
@@ -191,9 +155,9 @@ def _client(target: Target, name: str, wanted: Fields, _: bool) -> None:
     identity = found["id"]
     _update_client(target, found, plain, wanted)
     _mappers(target, found, mappers)
-    if "scopeRoles" in wanted:
-        _scope(target, identity, texts(wanted["scopeRoles"]))
-        _scopes(target, identity)
+    scopes.mend_roles(target.admin, f"clients/{identity}", texts(wanted["scopeRoles"]))
+    if "defaultClientScopes" in wanted:
+        _scopes(target, identity, wanted)
 
 
 def _update_client(target: Target, found: Mapping[str, Any], plain: Fields, wanted: Fields) -> None:
@@ -225,22 +189,26 @@ def _mappers(target: Target, found: Mapping[str, Any], wanted: Iterable[Mapping[
             target.admin.add_mapper_to_client(found["id"], dict(item))
 
 
-def _scope(target: Target, identity: str, wanted: Iterable[str]) -> None:
-    """Let a client's tokens name these roles and no others."""
-    goal = set(wanted)
-    found = {item["name"]: item for item in target.admin.get_realm_roles_of_client_scope(identity)}
-    if extra := [item for name, item in found.items() if name not in goal]:
-        target.admin.delete_realm_roles_of_client_scope(identity, extra)
-    if lacking := [target.roles()[name] for name in sorted(goal - found.keys())]:
-        target.admin.assign_realm_roles_to_client_scope(identity, lacking)
+def _scopes(target: Target, identity: str, wanted: Fields) -> None:
+    """Let a client have the client scopes that are wanted and no others: Keycloak gives some to new ones."""
+    admin, ids = target.admin, target.scopes()
+    default, optional = set(texts(wanted["defaultClientScopes"])), set(texts(wanted["optionalClientScopes"]))
+    has = {item["name"] for item in admin.get_client_default_client_scopes(identity)}
+    may = {item["name"] for item in admin.get_client_optional_client_scopes(identity)}
+    # Away first: none can be both.
+    for name in sorted(has - default):
+        admin.delete_client_default_client_scope(identity, ids[name]["id"])
+    for name in sorted(may - optional):
+        admin.delete_client_optional_client_scope(identity, ids[name]["id"])
+    for name in sorted(default - has):
+        admin.add_client_default_client_scope(identity, ids[name]["id"], {})
+    for name in sorted(optional - may):
+        admin.add_client_optional_client_scope(identity, ids[name]["id"], {})
 
 
-def _scopes(target: Target, identity: str) -> None:
-    """Take every client scope from a client: Keycloak gives some to new ones."""
-    for scope in target.admin.get_client_default_client_scopes(identity):
-        target.admin.delete_client_default_client_scope(identity, scope["id"])
-    for scope in target.admin.get_client_optional_client_scopes(identity):
-        target.admin.delete_client_optional_client_scope(identity, scope["id"])
+def _client_scope(target: Target, name: str, wanted: Fields, _: bool) -> None:
+    scopes.mend(target.admin, name, wanted)
+    target.changed("scopes")
 
 
 def _machine(target: Target, client: str, wanted: Fields, _: bool) -> None:
@@ -290,20 +258,11 @@ def _roles(target: Target, user: str, wanted: set[str]) -> None:
         target.admin.delete_client_roles_of_user(user, client["id"], client["mappings"])
 
 
-def texts(value: Value) -> list[str]:
-    """Return a list of texts; empty for anything else."""
-    return [str(item) for item in value] if isinstance(value, list) else []
-
-
-def mapping(value: Value) -> dict[str, Value]:
-    """Return a mapping; empty for anything else."""
-    return value if isinstance(value, dict) else {}
-
-
 _MAKE: Mapping[Kind, Callable[[Target, str, Fields, bool], None]] = {
     "realm": _realm,
     "component": lambda target, name, wanted, _: doors.make_component(target.admin, name, wanted),
-    "flow": lambda target, name, *_: doors.mend_flow(target.admin, name),
+    "client scope": _client_scope,
+    "flow": lambda target, name, *_: flows.mend(target.admin, name),
     "required actions": lambda target, name, *_: doors.mend_actions(target.admin, name),
     "profile": _profile,
     "role": _role,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from flowerbed_topology import ROLES, Topology
 
 from .errors import IdentityError
+from .fresh_scopes import DEFAULT, OPTIONAL, SCOPE_ROLES
 from .state import Fields, Kind, Value
 
 AUDIENCE = "flowerbed-superlink"
@@ -30,6 +31,7 @@ _PAGES = {
     "account-console": ("${authBaseUrl}", "/realms/flowerbed/account/"),
     "security-admin-console": ("${authAdminUrl}", "/admin/flowerbed/console/"),
 }
+_BUILT_IN_SCOPES: dict[str, Value] = {"defaultClientScopes": list(DEFAULT), "optionalClientScopes": list(OPTIONAL)}
 _TOKENS = ("access", "id", "userinfo", "introspection")
 
 
@@ -156,7 +158,7 @@ def _web(topology: Topology, host: str, name: str, callback: str, secret: str) -
 
 
 def _built_in(name: str) -> Fields:
-    """A client of Keycloak's own as Keycloak 26.7 makes it, but for what is closed; not its client scopes, nor its roles."""
+    """A client of Keycloak's own as Keycloak 26.7 makes it, but for what is closed; not its roles."""
     root, base = _PAGES.get(name, ("", ""))
     public = name == "admin-cli" or bool(base)
     return {
@@ -174,6 +176,9 @@ def _built_in(name: str) -> Fields:
         "adminUrl": "",
         "redirectUris": [f"{base}*"] if base else [],
         "webOrigins": ["+"] if name == "security-admin-console" else [],
+        "scopeRoles": list(SCOPE_ROLES.get(name, ())),
+        # Nobody gets a token as realm-management, and Keycloak lets nobody change it.
+        **({} if name == "realm-management" else _BUILT_IN_SCOPES),
         "attributes": _built_in_attributes(name),
         "mappers": _built_in_mappers(name),
     }

@@ -6,7 +6,8 @@ Not for what is said over it: that is in `read` and `apply`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 import requests
 from keycloak import KeycloakAdmin, KeycloakOpenID, KeycloakOpenIDConnection
 from keycloak.connection import ConnectionManager
+from keycloak.exceptions import KeycloakPostError, raise_error_from_response
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool
 
@@ -96,6 +98,13 @@ class Connection(KeycloakOpenIDConnection):
         )
         self._keycloak_openid.connection = _Tokens(access)
 
+    def export(self, realm: str) -> dict[str, Any]:
+        """Return a whole realm but its people, with secrets masked; a POST in form alone, and so not counted."""
+        path = f"admin/realms/{realm}/partial-export?exportClients=true&exportGroupsAndRoles=true"
+        answer = super().raw_post(path, data="")
+        found: dict[str, Any] = raise_error_from_response(answer, KeycloakPostError)  # type: ignore[assignment] # it is JSON
+        return found
+
     def raw_post(self, *args: Any, **kwargs: Any) -> requests.Response:  # noqa: ANN401
         """Send, and count."""
         self.writes += 1
@@ -129,3 +138,14 @@ def administrator(access: Access, client: str, secret: str, realm: str) -> Keycl
 def writes(admin: KeycloakAdmin) -> int:
     """Return how many changes were sent over its connection."""
     return admin.connection.writes if isinstance(admin.connection, Connection) else 0
+
+
+@contextmanager
+def within(admin: KeycloakAdmin, realm: str) -> Iterator[None]:
+    """Speak of one realm for a while."""
+    before = str(admin.get_current_realm())
+    admin.change_current_realm(realm)
+    try:
+        yield
+    finally:
+        admin.change_current_realm(before)

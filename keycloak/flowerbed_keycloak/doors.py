@@ -1,6 +1,7 @@
-"""Reads and mends the ways into a realm beside its accounts: keys, user federation, identity providers, login flows, actions.
+"""Reads and mends the ways into a realm beside its accounts: keys, user federation, identity providers, required actions.
 
-What they should be is in `fresh`. Each function is given the realm, because the administrators' realm has the same ways in.
+What they should be is in `fresh`; login flows are in `flows`. Each function is given the realm, because the administrators'
+realm has the same ways in.
 """
 
 from __future__ import annotations
@@ -8,44 +9,39 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 from keycloak import KeycloakAdmin
 from keycloak.exceptions import KeycloakPostError, raise_error_from_response
 
-from .errors import KeycloakRefusedError
-from .fresh import FLOWS, KEY_PROVIDER, KEYS, LEFT_ALONE, REQUIRED_ACTIONS
+from . import flows
+from .connection import within
+from .fresh import KEY_PROVIDER, KEYS, LEFT_ALONE, REQUIRED_ACTIONS
 from .state import Fields, Kind, Value
 
 
-@contextmanager
-def within(admin: KeycloakAdmin, realm: str) -> Iterator[None]:
-    """Speak of one realm for a while."""
-    before = str(admin.get_current_realm())
-    admin.change_current_realm(realm)
-    try:
-        yield
-    finally:
-        admin.change_current_realm(before)
-
-
-def doors(admin: KeycloakAdmin, realm: str) -> dict[tuple[Kind, str], Fields]:
-    """Return every way into a realm that `fresh` knows, and every other component and identity provider."""
+def doors(whole: Mapping[str, Any]) -> dict[tuple[Kind, str], Fields]:
+    """Return every way into a realm that `fresh` knows, and every other component and identity provider, from an export."""
+    realm = whole["realm"]
     made: dict[tuple[Kind, str], Fields] = {}
-    with within(admin, realm):
-        for name, item in named(admin.get_components()).items():
-            made["component", f"{realm}/{name}"] = {"providerId": item["providerId"], "config": item.get("config", {})}
-        for item in admin.get_idps():
-            made["identity provider", f"{realm}/{item['alias']}"] = {"providerId": item["providerId"]}
-        for alias in FLOWS:
-            found = placed(admin.get_authentication_flow_executions(alias))
-            made["flow", f"{realm}/{alias}"] = {"executions": requirements(alias, found)}
-        made["required actions", realm] = {"actions": actions(admin.get_required_actions())}
+    for name, item in named(components(whole.get("components") or {})).items():
+        made["component", f"{realm}/{name}"] = {"providerId": item["providerId"], "config": item.get("config", {})}
+    for item in whole.get("identityProviders") or ():
+        made["identity provider", f"{realm}/{item['alias']}"] = {"providerId": item["providerId"]}
+    made |= {("flow", f"{realm}/{alias}"): fields for alias, fields in flows.flows(whole)}
+    made["required actions", realm] = {"actions": actions(whole["requiredActions"])}
     return made
 
 
 # --- components
+
+
+def components(tree: Mapping[str, Iterable[Mapping[str, Any]]], parent: str = "") -> Iterator[dict[str, Any]]:
+    """Yield an export's components, those below others too, as the admin API has them."""
+    for kind, items in tree.items():
+        for item in items:
+            yield {**item, "providerType": kind, "parentId": parent}
+            yield from components(item.get("subComponents") or {}, item["id"])
 
 
 def named(components: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
@@ -97,53 +93,6 @@ def remove_identity_provider(admin: KeycloakAdmin, path: str) -> None:
     realm, _, alias = path.partition("/")
     with within(admin, realm):
         admin.delete_idp(alias)
-
-
-# --- login flows
-
-
-def placed(executions: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """Return a flow's executions by their place: names of sub-flows and ids of providers."""
-    made: dict[str, Mapping[str, Any]] = {}
-    above: list[str] = []
-    for item in executions:
-        del above[item["level"] :]
-        own = str(item["displayName"] if item.get("authenticationFlow") else item["providerId"])
-        place = "/".join([*above, own])
-        while place in made:
-            place += "#"
-        made[place] = item
-        above.append(place.rpartition("/")[2])
-    return made
-
-
-def requirements(alias: str, found: Mapping[str, Mapping[str, Any]]) -> dict[str, Value]:
-    """Return requirements by place; what is not Keycloak's own and does nothing is left out."""
-    return {
-        place: item["requirement"]
-        for place, item in found.items()
-        if place in FLOWS[alias] or item["requirement"] != "DISABLED"
-    }
-
-
-def mend_flow(admin: KeycloakAdmin, path: str) -> None:
-    """Give every execution of a flow Keycloak's own requirement, and disable those that were added.
-
-    Raises:
-        KeycloakRefusedError: one of Keycloak's own is gone, which its admin API cannot bring back.
-    """
-    realm, _, alias = path.partition("/")
-    with within(admin, realm):
-        found = placed(admin.get_authentication_flow_executions(alias))
-        if gone := sorted(FLOWS[alias].keys() - found.keys()):
-            raise KeycloakRefusedError(
-                f"The flow {alias} of realm {realm} has lost {', '.join(gone)}, and Keycloak cannot bring that back: "
-                "rebuild Keycloak (docs/runbooks/keycloak-rebuild.md)."
-            )
-        for place, item in found.items():
-            wanted = FLOWS[alias].get(place, "DISABLED")
-            if item["requirement"] != wanted:
-                admin.update_authentication_flow_executions({**item, "requirement": wanted}, alias)
 
 
 # --- required actions

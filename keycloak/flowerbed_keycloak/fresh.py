@@ -6,7 +6,7 @@ realm's is what the integration tests find. Not for clients, roles and people: t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from .state import Fields, Kind, Value
@@ -39,7 +39,12 @@ LEFT_ALONE: Final = frozenset(
 _SECOND: Final = "forms/Browser - Conditional 2FA"
 _DIRECT: Final = "Direct Grant - Conditional OTP"
 
-# By flow, then by the place of an execution in it: names of sub-flows and ids of providers.
+_RESET: Final = "Reset - Conditional OTP"
+_HANDLE: Final = "User creation or linking/Handle Existing Account"
+_VERIFY: Final = f"{_HANDLE}/Account verification options/Verify Existing Account by Re-authentication"
+_BROKER: Final = f"{_VERIFY}/First broker login - Conditional 2FA"
+
+# By flow, then, in their order, by the place of an execution in it: names of sub-flows and ids of providers.
 FLOWS: Final[Mapping[str, Mapping[str, Value]]] = {
     "browser": {
         "auth-cookie": "ALTERNATIVE",
@@ -67,6 +72,50 @@ FLOWS: Final[Mapping[str, Mapping[str, Value]]] = {
         "client-secret-jwt": "ALTERNATIVE",
         "client-x509": "ALTERNATIVE",
         "federated-jwt": "ALTERNATIVE",
+    },
+    # Bound too, though settings of the realm close them.
+    "registration": {
+        "registration form": "REQUIRED",
+        "registration form/registration-user-creation": "REQUIRED",
+        "registration form/registration-password-action": "REQUIRED",
+        "registration form/registration-recaptcha-action": "DISABLED",
+        "registration form/registration-terms-and-conditions": "DISABLED",
+    },
+    "reset credentials": {
+        "reset-credentials-choose-user": "REQUIRED",
+        "reset-credential-email": "REQUIRED",
+        "reset-password": "REQUIRED",
+        _RESET: "CONDITIONAL",
+        f"{_RESET}/conditional-user-configured": "REQUIRED",
+        f"{_RESET}/reset-otp": "REQUIRED",
+    },
+    "docker auth": {"docker-http-basic-authenticator": "REQUIRED"},
+    "first broker login": {
+        "idp-review-profile": "REQUIRED",
+        "User creation or linking": "REQUIRED",
+        "User creation or linking/idp-create-user-if-unique": "ALTERNATIVE",
+        _HANDLE: "ALTERNATIVE",
+        f"{_HANDLE}/idp-confirm-link": "REQUIRED",
+        f"{_HANDLE}/Account verification options": "REQUIRED",
+        f"{_HANDLE}/Account verification options/idp-email-verification": "ALTERNATIVE",
+        _VERIFY: "ALTERNATIVE",
+        f"{_VERIFY}/idp-username-password-form": "REQUIRED",
+        _BROKER: "CONDITIONAL",
+        f"{_BROKER}/conditional-user-configured": "REQUIRED",
+        f"{_BROKER}/conditional-credential": "REQUIRED",
+        f"{_BROKER}/auth-otp-form": "ALTERNATIVE",
+        f"{_BROKER}/webauthn-authenticator": "DISABLED",
+        f"{_BROKER}/auth-recovery-authn-code-form": "DISABLED",
+    },
+}
+
+# Settings of executions, by flow and place; the others have none. Those of a condition can do away with what it is for.
+SETTINGS: Final[Mapping[str, Mapping[str, dict[str, Value]]]] = {
+    "browser": {f"{_SECOND}/conditional-credential": {"credentials": "webauthn-passwordless"}},
+    "first broker login": {
+        "idp-review-profile": {"update.profile.on.first.login": "missing"},
+        "User creation or linking/idp-create-user-if-unique": {"require.password.update.after.registration": "false"},
+        f"{_BROKER}/conditional-credential": {"credentials": "webauthn-passwordless"},
     },
 }
 
@@ -98,6 +147,19 @@ REQUIRED_ACTIONS: Final[Mapping[str, Value]] = {
     "update_user_locale": "on",
 }
 
+# What a code of an authenticator app has to be.
+ONE_TIME: Final[Fields] = {
+    "otpPolicyType": "totp",
+    "otpPolicyAlgorithm": "HmacSHA1",
+    "otpPolicyDigits": 6,
+    "otpPolicyPeriod": 30,
+    "otpPolicyLookAheadWindow": 1,
+    "otpPolicyCodeReusable": False,
+}
+
+# Nothing that changes clients or their logins by rules of its own.
+POLICIES: Final[Fields] = {"clientPolicies": {"policies": []}, "clientProfiles": {"profiles": []}}
+
 BROWSER_HEADERS: Final[Mapping[str, Value]] = {
     "contentSecurityPolicyReportOnly": "",
     "xContentTypeOptions": "nosniff",
@@ -109,10 +171,25 @@ BROWSER_HEADERS: Final[Mapping[str, Value]] = {
 }
 
 
+def order(alias: str, places: Iterable[str]) -> dict[str, Value]:
+    """Return what comes after what at each level of a flow, by the sub-flow; what is not Keycloak's own is left out."""
+    made: dict[str, str] = {}
+    for place in places:
+        if place in FLOWS[alias]:
+            above, _, own = place.rpartition("/")
+            level = above or alias
+            made[level] = f"{made[level]}, {own}" if level in made else own
+    return dict(made)
+
+
 def entries(realm: str) -> Iterator[tuple[tuple[Kind, str], Fields]]:
     """Yield what a realm has of them; identity providers and user federation it has none."""
     for name, fields in KEYS.items():
         yield ("component", f"{realm}/{name}"), fields
     for alias, executions in FLOWS.items():
-        yield ("flow", f"{realm}/{alias}"), {"executions": dict(executions)}
+        settings: dict[str, Value] = dict(SETTINGS.get(alias, {}))
+        yield (
+            ("flow", f"{realm}/{alias}"),
+            {"builtIn": True, "executions": dict(executions), "order": order(alias, executions), "settings": settings},
+        )
     yield ("required actions", realm), {"actions": dict(REQUIRED_ACTIONS)}

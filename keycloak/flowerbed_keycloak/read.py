@@ -1,53 +1,62 @@
-"""The state that Keycloak is in, read over its admin API. Writes nothing.
-
-The number of requests follows from roles, groups and clients, not from people, of whom 100 come with each.
-"""
+"""The state that Keycloak is in, from what `snapshot` fetched. Pure, but for `groups`, which `apply` looks ids up with."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from keycloak import KeycloakAdmin
 
-from .clients import AID, BUILT_IN
+from . import read_scopes, snapshot
+from .clients import AID
 from .doors import doors
-from .realm import DEFAULT_ROLES, EVERYBODYS, MASTER, REALM
+from .realm import BUILT_IN_ROLES, DEFAULT_ROLES, MASTER, MASTERS_ROLE, REALM
+from .snapshot import MANAGEMENT, Content, Export, Members, Snapshot
 from .state import Fields, Kind, State, Value
 
-BUILT_IN_ROLES = (DEFAULT_ROLES, "offline_access", "uma_authorization")
 # Keycloak's own notes in a client's attributes.
 NOTES = frozenset({"client.secret.creation.time", "realm_client"})
 _ACCOUNT = ("enabled", "email", "firstName", "lastName", "attributes")
 
 
-def current_state(admin: KeycloakAdmin) -> State:
+def current_state(found: Snapshot) -> State:
     """Return what both realms hold; no more than realm master where realm flowerbed does not exist yet."""
-    state: dict[tuple[Kind, str], Fields] = {("realm", MASTER): realm(admin, MASTER), **doors(admin, MASTER)}
-    if REALM not in {item["realm"] for item in admin.get_realms()}:
-        return state
-    state["realm", REALM] = realm(admin, REALM)
-    state.update(doors(admin, REALM))
-    state["profile", REALM] = profile(admin)
-    found = admin.get_clients()
-    state.update({("role", name): fields for name, fields in roles(admin, found).items()})
-    tree = groups(admin)
-    state.update({("group", path): group_fields(item) for path, item in tree.items()})
-    state.update({("client", item["clientId"]): client(admin, item) for item in found})
-    state.update(accounts(admin, tree, found))
+    state: dict[tuple[Kind, str], Fields] = {("realm", MASTER): realm(found.master), **_both(found.master)}
+    state["role", MASTERS_ROLE] = masters_default(found.master)
+    if found.content:
+        state.update(_realm_state(found.content))
     return state
 
 
-def realm(admin: KeycloakAdmin, name: str) -> Fields:
+def _realm_state(found: Content) -> Iterator[tuple[tuple[Kind, str], Fields]]:
+    whole = found.whole
+    yield ("realm", REALM), realm(whole)
+    yield from _both(whole).items()
+    yield ("profile", REALM), profile(found.profile)
+    for name, fields in roles(whole).items():
+        yield ("role", name), fields
+    for path, group in snapshot.groups(whole["groups"]):
+        yield ("group", path), group_fields(group)
+    for item in found.clients:
+        yield ("client", item["clientId"]), client(item, whole)
+    yield from accounts(found)
+
+
+def _both(whole: Export) -> dict[tuple[Kind, str], Fields]:
+    """Return what is compared in either realm."""
+    made = doors(whole)
+    made |= {("client scope", f"{whole['realm']}/{name}"): fields for name, fields in read_scopes.scopes(whole)}
+    return made
+
+
+def realm(whole: Export) -> Fields:
     """Return a realm's settings, its attributes as `attributes.<name>`."""
-    found = admin.get_realm(name)
-    return found | {f"attributes.{key}": value for key, value in found.get("attributes", {}).items()}
+    return {**whole, **{f"attributes.{key}": value for key, value in whole.get("attributes", {}).items()}}
 
 
-def profile(admin: KeycloakAdmin) -> Fields:
+def profile(found: Mapping[str, Any]) -> Fields:
     """Return the user profile, by attribute."""
-    found = admin.get_realm_users_profile()
     declared = {
         item["name"]: {key: value for key, value in item.items() if key != "name"} for item in found["attributes"]
     }
@@ -55,23 +64,35 @@ def profile(admin: KeycloakAdmin) -> Fields:
     return declared | {"declared": list(declared), "unmanagedAttributePolicy": policy or ""}
 
 
-def roles(admin: KeycloakAdmin, clients: Iterable[Mapping[str, Any]]) -> dict[str, Fields]:
-    """Return the realm's roles but Keycloak's own; of these, what everybody has, and what that brings with it."""
-    found = {item["name"]: item for item in admin.get_realm_roles()}
-    made: dict[str, Fields] = {name: item for name, item in found.items() if name not in BUILT_IN_ROLES}
-    names = {item["id"]: item["clientId"] for item in clients}
-    ids = {client_id: identity for identity, client_id in names.items()}
-    made[DEFAULT_ROLES] = composites(admin, found[DEFAULT_ROLES]["id"], names)
-    for path in EVERYBODYS:
-        client_id, _, name = path.partition("/")
-        made[path] = composites(admin, admin.get_client_role(ids[client_id], name)["id"], names)
+def roles(whole: Export) -> dict[str, Fields]:
+    """Return the realm's roles and those of its clients; of Keycloak's own, what they bring with them."""
+    made: dict[str, Fields] = {
+        item["name"]: {"composites": composites(item)} if item["name"] in BUILT_IN_ROLES else item
+        for item in whole["roles"]["realm"]
+    }
+    for client_id, items in whole["roles"]["client"].items():
+        if client_id != MANAGEMENT:
+            made |= {f"{client_id}/{item['name']}": {"composites": composites(item)} for item in items}
     return made
 
 
-def composites(admin: KeycloakAdmin, role_id: str, clients: Mapping[str, str]) -> Fields:
-    """Return the roles that a role brings with it."""
-    found: list[Value] = [role_name(item, clients) for item in admin.get_role_composites_by_id(role_id)]
-    return {"composites": found}
+def masters_default(whole: Export) -> Fields:
+    """Return what every account of realm master has."""
+    return {
+        "composites": [
+            name
+            for item in whole["roles"]["realm"]
+            if item["name"] == f"default-roles-{MASTER}"
+            for name in composites(item)
+        ]
+    }
+
+
+def composites(role: Mapping[str, Any]) -> list[Value]:
+    """Return the roles that an export's role brings with it, as `role_name` has them."""
+    found = role.get("composites") or {}
+    theirs = (found.get("client") or {}).items()
+    return [*found.get("realm", ()), *(f"{client_id}/{name}" for client_id, names in theirs for name in names)]
 
 
 def role_name(role: Mapping[str, Any], clients: Mapping[str, str]) -> str:
@@ -100,57 +121,49 @@ def group_fields(group: Mapping[str, Any]) -> Fields:
     }
 
 
-def client(admin: KeycloakAdmin, found: Mapping[str, Any]) -> Fields:
-    """Return a client with its mappers by name and, where it is not Keycloak's own, the roles that its tokens may name."""
-    mappers: dict[str, Value] = {
-        item["name"]: {"protocolMapper": item["protocolMapper"], "config": item["config"]}
-        for item in found.get("protocolMappers") or ()
-    }
+def client(found: Mapping[str, Any], whole: Export) -> Fields:
+    """Return a client with its mappers by name and the roles that its tokens may name."""
     attributes = {key: value for key, value in (found.get("attributes") or {}).items() if key not in NOTES}
-    fields = {**found, "attributes": attributes, "mappers": mappers}
-    if found["clientId"] not in BUILT_IN:
-        fields["scopeRoles"] = [item["name"] for item in admin.get_realm_roles_of_client_scope(found["id"])]
-    return fields
+    mine = {"mappers": read_scopes.mappers(found), "scopeRoles": read_scopes.roles(whole, "client", found["clientId"])}
+    return {**found, "attributes": attributes, **mine}
 
 
-def accounts(
-    admin: KeycloakAdmin, tree: Mapping[str, Mapping[str, Any]], clients: Iterable[Mapping[str, Any]]
-) -> dict[tuple[Kind, str], Fields]:
-    """Return every person and every client's own account, with groups and roles."""
-    members = memberships(admin, tree, clients)
-    made: dict[tuple[Kind, str], Fields] = {}
-    for item in admin.get_users({}):
-        made["person", item["username"]] = account(item, members[item["id"]])
-    for item in clients:
-        if item.get("serviceAccountsEnabled"):
-            found = admin.get_client_service_account_user(item["id"])
-            made["service account", item["clientId"]] = account(found, members[found["id"]])
-    return made
+def accounts(found: Content) -> Iterator[tuple[tuple[Kind, str], Fields]]:
+    """Yield every person and every client's own account, with groups and roles."""
+    given = memberships(found.members)
+    for item in found.people:
+        yield ("person", item["username"]), account(item, given[item["id"]])
+    for item in found.whole.get("users") or ():
+        yield ("service account", item["serviceAccountClientId"]), account(item, _own(item))
 
 
-def account(user: Mapping[str, Any], memberships: Mapping[str, list[str]]) -> Fields:
+def account(user: Mapping[str, Any], given: Mapping[str, list[str]]) -> Fields:
     """Return what is kept of an account."""
     fields = {key: user.get(key) for key in _ACCOUNT}
-    return {**fields, **{kind: list(memberships.get(kind, ())) for kind in ("groups", "roles", "clientRoles")}}
+    return {**fields, **{kind: list(given.get(kind, ())) for kind in ("groups", "roles", "clientRoles")}}
 
 
-def memberships(
-    admin: KeycloakAdmin, tree: Mapping[str, Mapping[str, Any]], clients: Iterable[Mapping[str, Any]]
-) -> defaultdict[str, dict[str, list[str]]]:
+def _own(machine: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return groups and roles of a client's own account, which an export has, unlike those of people."""
+    theirs = (machine.get("clientRoles") or {}).items()
+    return {
+        "groups": machine.get("groups") or [],
+        "roles": [name for name in machine.get("realmRoles") or () if name != DEFAULT_ROLES],
+        "clientRoles": [f"{client_id}/{name}" for client_id, names in theirs for name in names],
+    }
+
+
+def memberships(members: Members) -> defaultdict[str, dict[str, list[str]]]:
     """Return groups, roles and administrative roles by account id. What everybody has by default is left out."""
     made: defaultdict[str, dict[str, list[str]]] = defaultdict(lambda: {"groups": [], "roles": [], "clientRoles": []})
-    for path, group in tree.items():
-        for member in admin.get_group_members(group["id"]):
-            made[member["id"]]["groups"].append(path)
-    for role in admin.get_realm_roles():
-        if role["name"] != DEFAULT_ROLES:
-            for member in admin.get_realm_role_members(role["name"]):
-                made[member["id"]]["roles"].append(role["name"])
-    # Of Keycloak's own clients this one alone has power over others.
-    management = next(item["id"] for item in clients if item["clientId"] == "realm-management")
-    for role in admin.get_client_roles(management):
-        for member in admin.get_client_role_members(management, role["name"]):
-            made[member["id"]]["clientRoles"].append(f"realm-management/{role['name']}")
+    for (what, name), ids in members.items():
+        for identity in ids:
+            if what == "group":
+                made[identity]["groups"].append(name)
+            elif what == "management":
+                made[identity]["clientRoles"].append(f"{MANAGEMENT}/{name}")
+            else:
+                made[identity]["roles"].append(name)
     return made
 
 

@@ -10,16 +10,17 @@ from typing import Any
 
 from flowerbed_topology import ROLES, Topology
 
-from . import clients, fresh
+from . import clients, fresh, fresh_scopes
 from .clients import AID, Entry, memberships
 from .state import Fields, State, Value
 
 REALM = "flowerbed"
 MASTER = "master"
 DEFAULT_ROLES = f"default-roles-{REALM}"
-# What everybody has: their own password to look after; Keycloak's default would add logins that last for ever. With what Keycloak
-# itself puts into these roles: whatever else is in one of them would be everybody's too.
-EVERYBODYS = {"account/manage-account": ("account/manage-account-links",), "account/view-profile": ()}
+# What everybody has: their own password to look after; Keycloak's default would add logins that last for ever.
+EVERYBODYS = ("account/manage-account", "account/view-profile")
+BUILT_IN_ROLES = (DEFAULT_ROLES, "offline_access", "uma_authorization")
+MASTERS_ROLE = f"default-roles-{MASTER} of realm {MASTER}"
 ORGANISATIONS = "/organisations"
 EVENTS_KEPT_S = 90 * 24 * 3600
 # What somebody did who had logged in. What anybody can make by the thousand without a login, errors above all, is in the log,
@@ -53,18 +54,27 @@ def _entries(topology: Topology, people: Sequence[Mapping[str, Any]], secrets: M
     yield ("realm", REALM), _realm(topology)
     for realm in (MASTER, REALM):
         yield from fresh.entries(realm)
+        yield from fresh_scopes.entries(realm)
+    yield ("role", MASTERS_ROLE), {"composites": list(fresh_scopes.MASTERS_DEFAULT)}
     yield ("profile", REALM), profile()
     for role in ROLES:
         yield ("role", role), {"description": _DESCRIPTIONS[role], "composite": False}
-    yield ("role", DEFAULT_ROLES), {"composites": list(EVERYBODYS)}
-    for name, brings in EVERYBODYS.items():
-        yield ("role", name), {"composites": list(brings)}
+    yield from _built_in_roles()
     for path in groups(topology):
         yield ("group", path), {"realmRoles": [], "clientRoles": {}, "attributes": {}}
     yield from clients.entries(topology, secrets)
     for person in people:
         if person["kind"] in ("person", "demo"):
             yield ("person", str(person["name"])), _person(topology, person)
+
+
+def _built_in_roles() -> Iterator[Entry]:
+    """Yield what Keycloak's own roles bring with them: whatever else is in one would be everybody's who has it."""
+    for client, roles in fresh_scopes.CLIENT_ROLES.items():
+        for name, brings in roles.items():
+            yield ("role", f"{client}/{name}"), {"composites": list(brings)}
+    for name in BUILT_IN_ROLES:
+        yield ("role", name), {"composites": list(EVERYBODYS) if name == DEFAULT_ROLES else []}
 
 
 def groups(topology: Topology) -> tuple[str, ...]:
@@ -125,6 +135,8 @@ def _guarded() -> dict[str, Value]:
         "and passwordHistory(3)",
         "browserSecurityHeaders": dict(fresh.BROWSER_HEADERS),
         **fresh.BINDINGS,
+        **fresh.ONE_TIME,
+        **fresh.POLICIES,
     }
 
 

@@ -11,12 +11,12 @@ from itertools import groupby
 
 from keycloak import KeycloakAdmin
 
-from . import apply, bootstrap, read
+from . import apply, bootstrap, read, snapshot
 from .apply import Password
 from .connection import BOOTSTRAP_CLIENT, KIT_CLIENT, Access, writes
 from .errors import KeycloakRefusedError, sentences
 from .realm import ORGANISATIONS, REALM
-from .state import Difference, Fields, State, differences
+from .state import Difference, Fields, State, differences, texts
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,13 @@ def reconcile(
     """
     with sentences("what the realm is made of"):
         admin, lines, sent = _enter(access, dry_run=dry_run)
-        master = bootstrap.master(admin)
+        seen = snapshot.take(admin)
+        master = bootstrap.master(seen.master["clients"], seen.administrators)
         if master.leftovers:
             lines.append(f"client {BOOTSTRAP_CLIENT} of realm master: extra")
         if not dry_run:
             bootstrap.remove(admin, master.leftovers)
-        found = read.current_state(admin)
+        found = read.current_state(seen)
         wanted = {**wanted, **_strangers(wanted, found)}
         left = shut_out(wanted, found)
         wanted = {**wanted, **left}
@@ -121,9 +122,7 @@ def people_notes(wanted: State, left: State) -> Iterator[str]:
 
 def _former(fields: Fields) -> bool:
     """Return whether somebody in the list is of no organisation that there is."""
-    return "enabled" in fields and not any(
-        path.startswith(f"{ORGANISATIONS}/") for path in apply.texts(fields["groups"])
-    )
+    return "enabled" in fields and not any(path.startswith(f"{ORGANISATIONS}/") for path in texts(fields["groups"]))
 
 
 def _notes(wanted: State, found: State, master: bootstrap.Master) -> Iterator[str]:

@@ -18,6 +18,7 @@ Kind = Literal[
     "profile",
     "role",
     "group",
+    "client scope",
     "client",
     "service account",
     "person",
@@ -25,7 +26,16 @@ Kind = Literal[
 # In the order in which they can be made: each refers to earlier ones only.
 KINDS: tuple[Kind, ...] = get_args(Kind)
 # Of these, what is not wanted is removed. People are never deleted.
-EXACT: tuple[Kind, ...] = ("component", "identity provider", "role", "group", "client", "service account")
+EXACT: tuple[Kind, ...] = (
+    "component",
+    "identity provider",
+    "flow",
+    "role",
+    "group",
+    "client scope",
+    "client",
+    "service account",
+)
 WAYS_IN: tuple[Kind, ...] = ("component", "identity provider")
 
 Value = str | int | bool | None | list["Value"] | dict[str, "Value"]
@@ -104,3 +114,13 @@ def short(value: Value) -> str:
         return "empty"
     text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     return text if len(text) <= 80 else f"{text[:79]}…"
+
+
+def texts(value: Value) -> list[str]:
+    """Return a list of texts; empty for anything else."""
+    return [str(item) for item in value] if isinstance(value, list) else []
+
+
+def mapping(value: Value) -> dict[str, Value]:
+    """Return a mapping; empty for anything else."""
+    return value if isinstance(value, dict) else {}

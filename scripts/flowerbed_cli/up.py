@@ -34,7 +34,7 @@ from . import (
 )
 from .errors import DockerError, FlowerbedError
 from .files import write_tree
-from .health import started, wait_healthy
+from .health import keycloak_ready, started, wait_healthy
 from .project import Project
 from .render import render
 
@@ -265,7 +265,8 @@ def ensure_logins(project: Project, topology: Topology, ended: Event | None = No
     from . import realm  # its libraries take most of a second to import
 
     changes = roster.ensure_roster(project, topology)
-    wait_healthy(topology, [f"{topology.name}-keycloak"], ended)
+    # The slow starter, and all that is left to do waits for it: seconds count.
+    wait_healthy(topology, [f"{topology.name}-keycloak"], ended, keycloak_ready)
     if certificates.operator_revoked(project):
         return Logins(
             changes,

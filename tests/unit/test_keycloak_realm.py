@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from flowerbed_keycloak import IdentityError, State, desired_state
 from flowerbed_keycloak.clients import BUILT_IN, CLOSED
-from flowerbed_keycloak.doors import actions, named, placed, requirements
+from flowerbed_keycloak.doors import actions, named
+from flowerbed_keycloak.flows import placed, requirements
 from flowerbed_keycloak.fresh import BINDINGS, KEY_PROVIDER, KEYS
 from flowerbed_keycloak.reconcile import people_notes, shut_out
 from flowerbed_keycloak.state import EXACT, KINDS, Difference, Kind, canonical, differences
