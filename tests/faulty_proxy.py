@@ -23,6 +23,8 @@ class FaultyProxy:
         self._upstream, self._share, self._random = port, share, Random(seed)  # noqa: S311  no secret
         self.port, self.lost = 0, 0
         self._busy: set[asyncio.Task[None]] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._server: asyncio.Server | None = None
 
     @contextmanager
     def serving(self) -> Iterator[FaultyProxy]:
@@ -30,17 +32,17 @@ class FaultyProxy:
         loop, ready = asyncio.new_event_loop(), threading.Event()
 
         async def serve() -> None:
-            server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-            self.port = int(server.sockets[0].getsockname()[1])
+            await self._listen()
             ready.set()
             try:
                 await asyncio.Event().wait()
             finally:
-                server.close()
+                await self._refuse()
                 for task in self._busy:
                     task.cancel()
                 await asyncio.gather(*self._busy, return_exceptions=True)
 
+        self._loop = loop
         main = loop.create_task(serve())
 
         def work() -> None:
@@ -56,6 +58,24 @@ class FaultyProxy:
         finally:
             loop.call_soon_threadsafe(main.cancel)
             thread.join(10)
+
+    @contextmanager
+    def refusing(self) -> Iterator[None]:
+        """Refuse new connections, as a host does whose server is away; those that are open stay."""
+        assert self._loop is not None
+        asyncio.run_coroutine_threadsafe(self._refuse(), self._loop).result(_PATIENCE_S)
+        try:
+            yield
+        finally:
+            asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(_PATIENCE_S)
+
+    async def _listen(self) -> None:
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
+        self.port = int(self._server.sockets[0].getsockname()[1])
+
+    async def _refuse(self) -> None:
+        if self._server is not None:
+            self._server.close()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()

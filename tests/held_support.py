@@ -244,10 +244,10 @@ class Held(World):
     process: subprocess.Popen[bytes]
 
     @contextmanager
-    def running(self) -> Iterator[None]:
-        """Run a SuperLink, which `restart` may replace."""
+    def running(self, **changes: str) -> Iterator[None]:
+        """Run a SuperLink, which `restart` may replace, with these changes of its environment."""
         with ExitStack() as self._stack:
-            self.process = self._stack.enter_context(self.superlink())
+            self.process = self._stack.enter_context(self.superlink(**changes))
             yield
 
     def restart(self, signum: signal.Signals = signal.SIGTERM, **changes: str) -> None:
