@@ -160,6 +160,7 @@ class App:
     pause_s: float = 0.02
     done: int = 0
     pulls: int = 0
+    sent: list[str] = field(default_factory=list)
     ends: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
 
@@ -180,7 +181,9 @@ class App:
 
     def send(self, node_ids: Iterable[int]) -> list[str]:
         """Push a message to each of these nodes."""
-        return list(self._grid.push_messages([small(SUPERLINK_NODE_ID, each, self.run_id) for each in node_ids]))
+        sent = list(self._grid.push_messages([small(SUPERLINK_NODE_ID, each, self.run_id) for each in node_ids]))
+        self.sent += sent
+        return sent
 
     def collect(self, waiting: set[str]) -> set[str]:
         """Ask once for what has come; return what has not."""
