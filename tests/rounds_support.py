@@ -61,13 +61,14 @@ class LoopedNode:
         port: int,
         forget_every: int = 0,
         work: Callable[[Message], None] | None = None,
+        pause_s: float = 0.02,
     ) -> None:
         self._world, self._site, self._port, self._forget_every = world, site, port, forget_every
         self.work: Callable[[Message], None] = work or (lambda _: None)
         self.handled: Counter[str] = Counter()
         self.replied: set[str] = set()
         self.forgotten = self.empty = 0
-        self.pause_s = 0.02
+        self.pause_s = pause_s
         self.node_id = 0
         self.known, self.over = threading.Event(), threading.Event()
 
@@ -197,9 +198,10 @@ class App:
 
     def exchange(self, node_ids: Iterable[int]) -> list[str]:
         """Do one round: a message to each node, and its end from each."""
-        sent = self.send(node_ids)
+        sent, end = self.send(node_ids), time.monotonic() + PATIENCE_S
         waiting = set(sent)
         while waiting := self.collect(waiting):
+            assert time.monotonic() < end, f"no end of {waiting}"
             time.sleep(self.pause_s)
         self.done += 1
         return sent
