@@ -1,4 +1,4 @@
-"""A site's gateway and the edge, restarted and reloaded under a real SuperNode, while its pull is held and while it pushes.
+"""A site's gateway and the edge, restarted and reloaded under a real SuperNode: while its pull is held, a message comes, it pushes.
 
 Real are the SuperNode's launcher, both NGINX, the SuperLink and PostgreSQL. The test is SuperExec, ClientApp and ServerApp, and
 keeps what goes between edge and SuperLink on its way while it restarts something, so that nothing depends on luck.
@@ -195,6 +195,19 @@ def test_a_pull_that_is_held_costs_no_message(site: Site, disturbance: Disturban
     disturbance.act(site.servers)
     for _ in range(2):
         site.ends(site.exchange())
+    assert disturbance.cut(site.servers, PULL) > before or disturbance.witness is None
+
+
+@disturbed
+def test_a_message_that_is_cut_off_on_its_way_is_offered_again(site: Site, disturbance: Disturbance) -> None:
+    site.ends(site.exchange())
+    until(lambda: site.way.unanswered_s() > 1)
+    before = disturbance.cut(site.servers, PULL)
+    with site.way.stalling("answers"):
+        exchange = site.exchange()
+        until(lambda: site.way.waiting)
+        disturbance.act(site.servers)
+    site.ends(exchange)
     assert disturbance.cut(site.servers, PULL) > before or disturbance.witness is None
 
 
