@@ -18,6 +18,7 @@ from flwr.app import Message, RecordDict
 from flwr.app.message import make_message
 from flwr.app.metadata import Metadata
 from flwr.common.constant import SUPERLINK_NODE_ID
+from flwr.proto.fleet_pb2 import DeactivateNodeRequest, DeactivateNodeResponse
 from flwr.supercore.date import now
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree, iterate_object_tree
 from flwr.supercore.inflatable.inflatable_utils import pull_objects
@@ -45,6 +46,19 @@ class SiteClient(FleetHttpClient):
         super().__init__(base_url, interceptors=[*interceptors, Edge(headers)], **other)
 
     ActivateNode = repeated(FleetHttpClient.ActivateNode)
+
+    def _sign_off(self, request: DeactivateNodeRequest) -> DeactivateNodeResponse:
+        """Sign off, also from a SuperLink that is away for a moment: who does not is refused for the next minute."""
+        end = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return FleetHttpClient.DeactivateNode(self, request)
+            except httpx.TransportError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.2)
+
+    DeactivateNode = _sign_off
 
 
 class LoopedNode:

@@ -1,4 +1,4 @@
-"""A site's gateway and the edge, restarted and reloaded under a real SuperNode: while its pull is held, a message comes, it pushes.
+"""A site's gateway and the edge restarted and reloaded under a real SuperNode: while it pulls, gets a message, pushes a reply.
 
 Real are the SuperNode's launcher, both NGINX, the SuperLink and PostgreSQL. The test is SuperExec, ClientApp and ServerApp, and
 keeps what goes between edge and SuperLink on its way while it restarts something, so that nothing depends on luck.
