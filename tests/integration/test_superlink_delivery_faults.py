@@ -26,16 +26,19 @@ from rounds_support import PATIENCE_S, App, LoopedNode, SiteClient, until, worki
 pytestmark = pytest.mark.filterwarnings("ignore:No path_separator:DeprecationWarning")
 
 LOG = logging.getLogger(__name__)
-SITES, RUNS = 4, 5
+SITES, RUNS, ALL_EVERY = 4, 5, 40
 FORGET_EVERY = 37
 """So many messages after another, a SuperNode forgets what it works on."""
 
 
-def rounds(app: App, nodes: list[LoopedNode], count: int) -> None:
-    """Run a ServerApp of so many rounds, each of which must end exactly once; every 20th reaches all sites."""
+def rounds(app: App, nodes: list[LoopedNode], first: int, count: int) -> None:
+    """Run a ServerApp of so many rounds, each of which must end exactly once; one in `ALL_EVERY` reaches all sites.
+
+    The others reach one site after another, from the given one on: runs that go in step would wait for each other at each.
+    """
     with app.at_work():
         for number in range(count):
-            reached = nodes if number % 20 == 0 else [nodes[number % len(nodes)]]
+            reached = nodes if number % ALL_EVERY == 0 else [nodes[(first + number) % len(nodes)]]
             sent = app.exchange([each.node_id for each in reached])
             assert {app.ends[message] for message in sent} == {1}
 
@@ -77,7 +80,7 @@ def test_rounds_end_once_whatever_is_lost(
         apps = [App(world, proxy.port, pause_s) for _ in range(RUNS)]
         pool = stack.enter_context(ThreadPoolExecutor(RUNS))
         with working(nodes):
-            runs = [pool.submit(rounds, app, nodes, count) for app in apps]
+            runs = [pool.submit(rounds, app, nodes, first, count) for first, app in enumerate(apps)]
             restarts(world, proxy, apps, RUNS * count, signum, **how)(lambda: failed(runs))
             for run in runs:
                 run.result(PATIENCE_S)
