@@ -21,7 +21,7 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, 
 from flwr.superlink.servicer.fleet import fleet_handlers
 from flwr.superlink.servicer.runtime import runtime_handlers
 
-from delivery_support import instruction, reply_to
+from delivery_support import INTERVAL_S, instruction, reply_to
 from flowerbed_superlink.state import PostgresLinkState
 
 
@@ -103,7 +103,7 @@ class SuperNode:
         """Come back as a new process after the SuperLink has noticed that the old one is gone."""
         self.in_hand = None
         self.state.deactivate_node(self.node_id)
-        assert self.state.activate_node(self.node_id, 30)
+        assert self.state.activate_node(self.node_id, INTERVAL_S)
 
 
 @dataclass

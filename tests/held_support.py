@@ -38,6 +38,7 @@ from flwr.proto.runtime_pb2 import (
     PushAppMessagesRequest,
 )
 from flwr.supercore.constant import TaskType
+from flwr.supercore.fab import Fab
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 from flwr.supercore.interceptors import (
     RuntimeTokenHttpInterceptor,
@@ -241,13 +242,14 @@ class Held(World):
     """A SuperLink's surroundings, and a LinkState of the test's own on its database."""
 
     state: PostgresLinkState
+    app_bundle: bytes | None = None  # what runs are of; nothing that could be run unless a test says so
     process: subprocess.Popen[bytes]
 
     @contextmanager
-    def running(self) -> Iterator[None]:
-        """Run a SuperLink, which `restart` may replace."""
+    def running(self, **changes: str) -> Iterator[None]:
+        """Run a SuperLink, which `restart` may replace, with these changes of its environment."""
         with ExitStack() as self._stack:
-            self.process = self._stack.enter_context(self.superlink())
+            self.process = self._stack.enter_context(self.superlink(**changes))
             yield
 
     def restart(self, signum: signal.Signals = signal.SIGTERM, **changes: str) -> None:
@@ -267,7 +269,8 @@ class Held(World):
 
     def pending_run(self) -> int:
         """Create a run, straight in the database, whose ServerApp nobody has claimed."""
-        return self.state.create_run("a/b", "1.0.0", None, {}, MAIN, None, AID, TaskType.SERVER_APP)
+        digest = self.state.store_fab(Fab("", self.app_bundle, {})) if self.app_bundle else None
+        return self.state.create_run("a/b", "1.0.0", digest, {}, MAIN, None, AID, TaskType.SERVER_APP)
 
     def new_run(self) -> tuple[int, str]:
         """Create a run whose ServerApp is at work; return it and its task's token."""

@@ -166,7 +166,7 @@ class SuperLink:
 
 
 class SuperNode:
-    def __init__(self, root: Path, link: SuperLink, **settings: str) -> None:
+    def __init__(self, root: Path, link: SuperLink | str, **settings: str) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -179,7 +179,7 @@ class SuperNode:
             "PYTHONPATH": str(ROOT / "supernode"),
             "FLOWERBED_RUNTIME_HOST": "127.0.0.1",
             "FLOWERBED_RUNTIME_PORT": str(self.port),
-            "FLOWERBED_SUPERLINK": f"localhost:{link.port}",
+            "FLOWERBED_SUPERLINK": link if isinstance(link, str) else f"localhost:{link.port}",
             "FLOWERBED_NODE_CONFIG": "partition-id=0",
             "FLOWERBED_SECRETS": str(self.secrets),
             "FLOWERBED_ALIVE": str(self.alive),

@@ -10,7 +10,7 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, 
 from sqlalchemy import text
 
 from delivery_parties import ServerApp, SuperNode
-from delivery_support import States, instruction, new_node, new_run, push, reply_to, serving
+from delivery_support import INTERVAL_S, States, instruction, new_node, new_run, push, reply_to, serving
 from flowerbed_superlink import delivering
 from flowerbed_superlink.delivering import GIVEN_UP, REMOVED, RESTARTED, SIGNED_OFF
 from flowerbed_superlink.delivery import nodes_with_messages, settled
@@ -173,7 +173,7 @@ def test_what_a_node_worked_on_ends_when_it_comes_back_without_it(
     if in_part:
         node.push(reply_to(sent), objects=1)
     _away(node)
-    assert node.state.activate_node(node.node_id, 30)
+    assert node.state.activate_node(node.node_id, INTERVAL_S)
     assert node.push(reply_to(sent)) == []
     assert app.pull(lost=True) == {}
     assert app.pull() == {first: RESTARTED}

@@ -12,7 +12,7 @@ from flwr.supercore.error import FlowerError
 from sqlalchemy import text
 
 from delivery_parties import ServerApp, SuperNode
-from delivery_support import States, new_node, new_run, reply_to, serving
+from delivery_support import INTERVAL_S, States, new_node, new_run, reply_to, serving
 from flowerbed_superlink import delivering
 from flowerbed_superlink.state import PostgresLinkState
 
@@ -113,7 +113,7 @@ class Walk:
             )
         if self.random.random() < 0.3:
             self.collect(node, self.random.choice(self.apps))
-        assert self.state.activate_node(node.node_id, 30)
+        assert self.state.activate_node(node.node_id, INTERVAL_S)
 
     def sign_off(self, node: SuperNode, _: ServerApp) -> None:
         node.restart()
