@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+import pytest
 from flwr.app import Message, RecordDict
 from flwr.app.message import make_message
 from flwr.app.metadata import Metadata
@@ -23,12 +24,15 @@ from flwr.supercore.date import now
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree, iterate_object_tree
 from flwr.supercore.inflatable.inflatable_utils import pull_objects
 from flwr.supercore.run import Run, RunNotRunningException
+from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.utils import uint64_to_int64
+from flwr.superlink.grid import http_grid
 from flwr.superlink.grid.http_grid import HttpGrid
 from flwr.supernode import fleet_http_connection
 from flwr.supernode.fleet_http_client import FleetHttpClient
 
 from flowerbed_supernode.connecting import repeated
+from flowerbed_wire import client
 from held_support import Edge, Held, Node
 from superlink_support import TestSite
 
@@ -59,6 +63,27 @@ class SiteClient(FleetHttpClient):
                 time.sleep(0.2)
 
     DeactivateNode = _sign_off
+
+
+class TaskClient(RuntimeHttpClient):
+    """Flower's client, whose messages take their objects along as our executor's do."""
+
+
+def _along(object_id: str) -> bytes | None:
+    """Return an object of what this thread is about to send."""
+    contents: dict[str, bytes] = getattr(_here, "contents", {})
+    return contents.get(object_id)
+
+
+for _client in (SiteClient, TaskClient):
+    assert client.fits(_client)
+    client.install(_client, _along)
+
+
+def use_clients(patch: pytest.MonkeyPatch) -> None:
+    """Have Flower's connection and Grid use these clients."""
+    patch.setattr(fleet_http_connection, "FleetHttpClient", SiteClient)
+    patch.setattr(http_grid, "RuntimeHttpClient", TaskClient)
 
 
 class LoopedNode:
@@ -143,10 +168,10 @@ class LoopedNode:
         run_id = message.metadata.run_id
         reply = small(message.metadata.dst_node_id, SUPERLINK_NODE_ID, run_id, message)
         reply.metadata.__dict__["_message_id"] = reply.object_id
+        _here.contents = contents = contents_of(reply)
         wanted, session = send(reply, get_object_tree(reply), 0.01)
-        objects = get_all_nested_objects(reply)
         for each in wanted:
-            push_object(run_id, session, each, objects[each].deflate())
+            push_object(run_id, session, each, contents[each])
         self.replied.add(message.metadata.message_id)
 
 
@@ -164,6 +189,11 @@ def small(source: int, target: int, run_id: int, replied: Message | None = None)
         message_type="train",
     )
     return make_message(content=RecordDict(), metadata=metadata)
+
+
+def contents_of(message: Message) -> dict[str, bytes]:
+    """Return a message's objects as they travel."""
+    return {name: found.deflate() for name, found in get_all_nested_objects(message).items()}
 
 
 @dataclass
@@ -196,7 +226,9 @@ class App:
 
     def send(self, node_ids: Iterable[int]) -> list[str]:
         """Push a message to each of these nodes."""
-        sent = list(self._grid.push_messages([small(SUPERLINK_NODE_ID, each, self.run_id) for each in node_ids]))
+        messages = [small(SUPERLINK_NODE_ID, each, self.run_id) for each in node_ids]
+        _here.contents = {name: content for message in messages for name, content in contents_of(message).items()}
+        sent = list(self._grid.push_messages(messages))
         self.sent += sent
         return sent
 

@@ -16,11 +16,10 @@ from typing import Any
 
 import pytest
 from flwr.supercore.retry import http_retry
-from flwr.supernode import fleet_http_connection
 
 from faulty_proxy import FaultyProxy
 from held_support import Held, surroundings
-from rounds_support import PATIENCE_S, App, LoopedNode, SiteClient, until, working
+from rounds_support import PATIENCE_S, App, LoopedNode, until, use_clients, working
 
 # Flower's migrations do not say how their paths are separated.
 pytestmark = pytest.mark.filterwarnings("ignore:No path_separator:DeprecationWarning")
@@ -64,7 +63,7 @@ def restarts(world: Held, proxy: FaultyProxy, apps: list[App], total: int, signu
 def test_rounds_end_once_whatever_is_lost(
     tmp_path: Path, held: str, count: int, signum: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fleet_http_connection, "FleetHttpClient", SiteClient)
+    use_clients(monkeypatch)
     # Flower's clients would wait up to 20 s after some failures in a row, for a SuperLink that has long returned.
     monkeypatch.setattr(http_retry, "MAX_RETRY_DELAY", 1)
     how = {"FLOWERBED_HELD_PULLS": held}

@@ -17,10 +17,9 @@ import pytest
 from flwr.app import Message
 from flwr.common.serde import message_from_proto
 from flwr.supercore.utils import uint64_to_int64
-from flwr.supernode import fleet_http_connection
 
 from held_support import Held, Node, ServerApp, close_clients, instruction, reply_to, surroundings
-from rounds_support import PATIENCE_S, App, LoopedNode, SiteClient, until, working
+from rounds_support import PATIENCE_S, App, LoopedNode, until, use_clients, working
 
 # Flower's migrations do not say how their paths are separated.
 pytestmark = pytest.mark.filterwarnings("ignore:No path_separator:DeprecationWarning")
@@ -31,7 +30,7 @@ LATEST_S = 90.0
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
-    monkeypatch.setattr(fleet_http_connection, "FleetHttpClient", SiteClient)
+    use_clients(monkeypatch)
     with surroundings(tmp_path, 6) as world, world.running(), world.linked():
         for site in world.sites:
             world.add_node(site)
