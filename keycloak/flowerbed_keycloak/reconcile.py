@@ -58,7 +58,7 @@ def reconcile(
         lines += map(str, due)
         notes = (*_notes(wanted, found, master), *people_notes(wanted, left))
         if not dry_run:
-            _apply(admin, wanted, due, password_for)
+            _apply(admin, wanted, _begun(admin, wanted, due, password_for), password_for)
             sent += writes(admin)
     return Report(tuple(lines), notes, sent)
 
@@ -77,6 +77,17 @@ def _enter(access: Access, *, dry_run: bool) -> tuple[KeycloakAdmin, list[str], 
     if admin is None:
         raise KeycloakRefusedError("Keycloak does not let the kit's new client administer: make logs shows its side.")
     return admin, lines, sent
+
+
+def _begun(
+    admin: KeycloakAdmin, wanted: State, due: list[Difference], password_for: Callable[[str], Password]
+) -> list[Difference]:
+    """Make a realm that is missing, and return what is due then: Keycloak itself makes half of what a new one has."""
+    missing = [item for item in due if item.kind == "realm" and item.change == "missing"]
+    if not missing:
+        return due
+    _apply(admin, wanted, missing, password_for)
+    return differences(wanted, read.current_state(snapshot.take(admin)))
 
 
 def _apply(
