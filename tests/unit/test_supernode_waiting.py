@@ -376,6 +376,27 @@ def test_a_stop_releases_every_hold_and_lets_none_begin(api: Api) -> None:
     assert api.inner == []
 
 
+def test_a_stop_while_a_hold_begins_releases_it_too() -> None:
+    class StopsBetween(dict[str, Any]):
+        """The holds, with the other thread's stop exactly before the new one is among them."""
+
+        def __setitem__(self, address: str, hold: Any) -> None:
+            thread = threading.Thread(target=held.stop)
+            thread.start()
+            thread.join()
+            super().__setitem__(address, hold)
+
+    held = Held()
+    held._holds = StopsBetween()
+
+    async def test() -> None:
+        hold = holds._Hold()
+        with held.by("10.0.0.2", hold):
+            assert hold.ended is not None
+
+    run(test)
+
+
 @pytest.mark.parametrize(
     "forged",
     [
