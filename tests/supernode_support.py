@@ -166,7 +166,9 @@ class SuperLink:
 
 
 class SuperNode:
-    def __init__(self, root: Path, link: SuperLink | str, **settings: str) -> None:
+    """The launcher as a process; `first` is Python that it runs before anything else."""
+
+    def __init__(self, root: Path, link: SuperLink | str, first: str = "", **settings: str) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -188,7 +190,8 @@ class SuperNode:
             "HTTPS_PROXY": "http://127.0.0.1:9",
             **settings,
         }
-        command = [sys.executable, "-m", "flowerbed_supernode"]
+        program = f"{first}\nimport runpy; runpy.run_module('flowerbed_supernode', run_name='__main__', alter_sys=True)"
+        command = [sys.executable, *(("-c", program) if first else ("-m", "flowerbed_supernode"))]
         self.process = subprocess.Popen(command, env=environment, stdout=self.log, stderr=subprocess.STDOUT)
 
     def client(self, token: str = "") -> RuntimeHttpClient:

@@ -43,10 +43,6 @@ class Question:
     messages: Set[str] = frozenset()  # that those tasks want replies to
     executors: bool = False
 
-    def __bool__(self) -> bool:
-        """Whether there is anything to ask."""
-        return bool(self.nodes or self.tokens or self.executors)
-
 
 @dataclass(frozen=True)
 class Answer:

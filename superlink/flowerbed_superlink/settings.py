@@ -55,8 +55,8 @@ class Settings:
             port=_number(env, "FLOWERBED_PORT", 8000, 1, 65535),
             database_wait_s=_number(env, "FLOWERBED_DATABASE_WAIT", 120, 0, 3600),
             stop_s=_number(env, "FLOWERBED_STOP_SECONDS", 8, 1, 600),
-            event_log=env.get("FLOWERBED_EVENT_LOG", "0") == "1",
-            held_pulls=env.get("FLOWERBED_HELD_PULLS", "1") == "1",
+            event_log=_switch(env, "FLOWERBED_EVENT_LOG", "0"),
+            held_pulls=_switch(env, "FLOWERBED_HELD_PULLS", "1"),
         )
 
 
@@ -113,3 +113,10 @@ def _number(env: Mapping[str, str], name: str, default: int, low: int, high: int
     if not text.isascii() or not text.isdigit() or not low <= int(text) <= high:
         raise StartupError(f"{name} must be a whole number from {low} to {high}, found {text!r}.")
     return int(text)
+
+
+def _switch(env: Mapping[str, str], name: str, default: str) -> bool:
+    text = env.get(name, "").strip() or default
+    if text not in ("0", "1"):
+        raise StartupError(f"{name} must be 0 or 1, found {text!r}.")
+    return text == "1"

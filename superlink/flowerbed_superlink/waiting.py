@@ -131,22 +131,25 @@ class Waiting:
                     await self._woken.wait()
             self._woken.clear()
             kinds, self._dirty = self._dirty, set()
-            if time.monotonic() >= due:
-                due, kinds, looks = time.monotonic() + self._look_s, set(Kind), looks + 1
+            started = time.monotonic()
+            if started >= due:
+                due, kinds, looks = started + self._look_s, set(Kind), looks + 1
                 if looks % LOOKS == 0:
-                    self._refuse()
-            started, asked = time.monotonic(), [hold for hold in self._holds.values() if hold.kind in kinds]
-            await self._ask(asked)
-            if kinds == set(Kind):
-                unchanged = not self._dirty and not self._blind
-                empty = [one for one in asked if unchanged and not one.ended.done() and one.kind is not Kind.TASK]
-                self._empty = {(one.kind, one.key) for one in empty}
+                    _each(self._holds.values(), _refused)
+            try:
+                await self._turn(kinds)
+            except Exception as error:  # noqa: BLE001  nobody else would wake those who wait; the next look may succeed
+                _failed(error)
             await asyncio.sleep(min(REST_S, time.monotonic() - started))
 
-    def _refuse(self) -> None:
-        for hold in self._holds.values():
-            if hold.again() is not None:
-                hold.end(End.REFUSED)
+    async def _turn(self, kinds: set[Kind]) -> None:
+        """Ask once for those of these kinds who wait; for all kinds it is the slow look."""
+        asked = [hold for hold in self._holds.values() if hold.kind in kinds]
+        await self._ask(asked)
+        if kinds == set(Kind):
+            unchanged = not self._dirty and not self._blind
+            empty = [one for one in asked if unchanged and not one.ended.done() and one.kind is not Kind.TASK]
+            self._empty = {(one.kind, one.key) for one in empty}
 
     async def _ask(self, holds: list[Hold]) -> None:
         if not holds:
@@ -159,11 +162,34 @@ class Waiting:
             self._blind = True
             return
         self._blind = False
-        for hold in holds:
-            if hold.kind is Kind.NODE and not hold.asks.nodes <= answer.registered:
-                hold.end(End.UNKNOWN)
-            elif hold.ready(answer):
-                hold.end(End.GO_ON)
+        _each(holds, lambda hold: _answered(hold, answer))
+
+
+def _each(holds: Iterable[Hold], decide: Callable[[Hold], End | None]) -> None:
+    """End the waiting of those for whom that is decided; a decision that fails is the others' no concern."""
+    failed: list[Exception] = []
+    for hold in holds:
+        try:
+            if (how := decide(hold)) is not None:
+                hold.end(how)
+        except Exception as error:  # noqa: BLE001  it waits on; the gate decides again before it goes on
+            failed.append(error)
+    if failed:
+        _failed(failed[0], len(failed))
+
+
+def _refused(hold: Hold) -> End | None:
+    return None if hold.again() is None else End.REFUSED
+
+
+def _answered(hold: Hold, answer: Answer) -> End | None:
+    if hold.kind is Kind.NODE and not hold.asks.nodes <= answer.registered:
+        return End.UNKNOWN
+    return End.GO_ON if hold.ready(answer) else None
+
+
+def _failed(error: Exception, times: int = 1) -> None:
+    event("holds-failed", times=times, error=" ".join(f"{type(error).__name__}: {error}".split()))
 
 
 def turn(key: Hashable, limit_s: float, now: float) -> float:

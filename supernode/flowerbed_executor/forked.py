@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
@@ -33,6 +34,8 @@ class Forked:
         try:
             self.renew(environment, spec.limits.threads)
             code = ended(task.main)
+        except BaseException:  # noqa: BLE001 - the process ends here; what is in the way is told to the executor's log
+            traceback.print_exc()
         finally:
             os._exit(code & 0xFF)
 

@@ -29,7 +29,7 @@ from .pace import Pace
 from .parent import SupervisorProcess, WarmParent
 from .report import Reporter
 from .settings import Settings
-from .spec import END_TASK, FIRST_UID, TaskSpec
+from .spec import END_TASK, FIRST_UID, SWEPT, TaskSpec
 
 log = logging.getLogger("flowerbed.executor")
 
@@ -166,9 +166,7 @@ class SupervisedExecutor:
         with self._lock:
             left = list(self._running.values())
         # Reported here first, because only here the reason is known; Flower's own report is then refused.
-        reports = [
-            self._report(running.token, "The executor was stopped before the task had ended.") for running in left
-        ]
+        reports = [self._report(one.token, "The executor was stopped before the task had ended.") for one in left]
         for report in reports:
             report.join(_REPORT_SECONDS)
         for running in left:
@@ -246,7 +244,7 @@ class SupervisedExecutor:
             sentence, left = str(report["sentence"]), bool(report["left"])
         except (ValueError, KeyError):
             sweep = supervisor_command("sweep", self._settings.directories.tasks, uid)
-            left = subprocess.run(sweep, check=False).returncode != 0
+            left = not _swept(sweep)
             sentence = f"The task's supervisor ended with status {process.returncode}."
         if left:
             # Another task must not find it, and the next start has a new tmpfs: no more tasks until then.
@@ -273,6 +271,14 @@ class SupervisedExecutor:
             watchers = [running.watcher for running in self._running.values()]
         for watcher in watchers:
             watcher.join(max(0.0, deadline - time.monotonic()))
+
+
+def _swept(sweep: list[str]) -> bool:
+    """Sweep; True if nothing is left. It says so itself: the main loop may have reaped it, and with it its status."""
+    try:
+        return subprocess.run(sweep, stdout=subprocess.PIPE, check=False).stdout == SWEPT
+    except OSError:
+        return False
 
 
 class SupervisedPlugin(AutoExecPlugin):

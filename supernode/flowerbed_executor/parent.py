@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Protocol
 
 from .supervise import plain_environment
@@ -182,7 +182,24 @@ class WarmParent:
         pause = _FIRST_PAUSE / 2
         while not self._closed:
             started = time.monotonic()
+            answer, end = self._live()
+            if self._closed:
+                return
+            if answer not in (READY, b""):
+                log.warning("Every task starts a Python of its own: %s.", answer.decode())
+                return
+            pause = _FIRST_PAUSE if time.monotonic() - started > _STEADY else min(pause * 2, _LONGEST_PAUSE)
+            log.error("The warm parent %s; another is started in %.0f s.", end, pause)
+            time.sleep(pause)
+
+    def _live(self) -> tuple[bytes, str]:
+        """Start one and follow it to its end; return what it said first, and how it ended."""
+        started = time.monotonic()
+        try:
             process, control = self._launch()
+        except OSError as error:
+            return b"", f"could not be started: {error}"
+        with control:
             answer = control.recv(65536)
             if answer == READY:
                 log.info("The warm parent is ready after %.1f s.", time.monotonic() - started)
@@ -191,20 +208,13 @@ class WarmParent:
             status = process.wait()
             with self._lock:
                 self._control = self._process = None
-            control.close()
-            if self._closed:
-                return
-            if answer not in (READY, b""):
-                log.warning("Every task starts a Python of its own: %s.", answer.decode())
-                return
-            pause = _FIRST_PAUSE if time.monotonic() - started > _STEADY else min(pause * 2, _LONGEST_PAUSE)
-            log.error("The warm parent ended with status %d; another is started in %.0f s.", status, pause)
-            time.sleep(pause)
+        return answer, f"ended with status {status}"
 
     def _launch(self) -> tuple[subprocess.Popen[bytes], socket.socket]:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         command = [sys.executable, "-P", "-m", "flowerbed_executor.warm", self._program, str(theirs.fileno())]
-        with theirs:
+        with theirs, ExitStack() as if_it_fails:
+            if_it_fails.enter_context(ours)
             self._process = subprocess.Popen(
                 command,
                 env=parent_environment(self._threads),
@@ -212,6 +222,7 @@ class WarmParent:
                 stdout=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
             )
+            if_it_fails.pop_all()
         return self._process, ours
 
     def _kill(self) -> None:

@@ -19,6 +19,9 @@ FIRST_UID = 100_000
 RESULTS_GROUP = 9703
 """Group of the SuperLink, which serves results (docs/contracts.md)."""
 
+SWEPT = b"nothing is left\n"
+"""What a sweep of one task user writes when it has removed everything."""
+
 END_TASK = signal.SIGUSR1
 """What tells a supervisor to end its task, whatever the task wants."""
 

@@ -21,7 +21,7 @@ from . import cleanup, privileges
 from .pump import LogPump
 from .record import LARGEST, Record, used_bytes
 from .results import ResultsWriter
-from .spec import CLIENT_APP, END_TASK, FIRST_UID, RESULTS_GROUP, SERVER_APP, TaskSpec
+from .spec import CLIENT_APP, END_TASK, FIRST_UID, RESULTS_GROUP, SERVER_APP, SWEPT, TaskSpec
 
 EX_CANNOT_START = 70
 """Exit status when the task was never started."""
@@ -266,7 +266,10 @@ def main(arguments: list[str], run_here: RunHere | None = None) -> int:
         tasks = Path(arguments[1])
         if len(arguments) > 2:
             os.setgroups([int(arguments[2])])
-            return 0 if cleanup.wipe(tasks, int(arguments[2])) else 1
+            if not cleanup.wipe(tasks, int(arguments[2])):
+                return 1
+            sys.stdout.write(SWEPT.decode())
+            return 0
         cleanup.ensure_root(tasks)
         for uid in cleanup.sweep(tasks):
             sys.stderr.write(f"Removed what task user {uid} had left.\n")

@@ -154,11 +154,12 @@ class Held:
     @contextmanager
     def by(self, address: str, hold: _Hold) -> Iterator[None]:
         """While a hold lasts; it replaces an older one of the same address."""
-        if self._stopped:
-            hold.end(_End.STOPPED)
         if older := self._holds.get(address):
             older.end(_End.REPLACED)
         self._holds[address] = hold
+        # Only now: `stop` says so before it looks at the holds, so one of the two sees the other.
+        if self._stopped:
+            hold.end(_End.STOPPED)
         try:
             yield
         finally:

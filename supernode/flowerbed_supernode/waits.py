@@ -26,9 +26,6 @@ log = logging.getLogger("flowerbed.supernode")
 PAUSE = 3.0
 """Seconds from the start of one pull to the start of the next, unless the first brought a message."""
 
-LOOK = 0.5
-"""Seconds after which the main loop looks for a reply by itself."""
-
 _MAIN_LOOP = "flwr.supernode.start_client_internal"
 
 _LITERAL_WAITS = [

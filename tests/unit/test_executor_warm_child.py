@@ -90,6 +90,26 @@ def test_it_ends_as_a_fresh_python_does(program: str) -> None:
     assert errors[-1:] == fresh.stderr.splitlines()[-1:]
 
 
+@pytest.mark.parametrize("wrong", ["OSError(28, 'No space left on device')", "SystemExit('a generator refused')"])
+def test_what_keeps_a_task_from_being_made_anew_is_told(wrong: str) -> None:
+    done = python(
+        f"""
+        from flowerbed_executor.spec import Directories, Limits, TaskSpec
+        def fail():
+            raise {wrong}
+        forked.renew_modules = fail
+        spec = TaskSpec("flwr-clientapp", 1, 2, "token", "supernode:9094", "", Limits(), Directories())
+        pid = os.fork()
+        if pid == 0:
+            forked.Forked(preloaded())(spec, dict(os.environ))
+        print("STATUS", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        """
+    )
+    assert done.stdout == "STATUS 1\n"
+    assert "Traceback" in done.stderr
+    assert done.stderr.splitlines()[-1].split(": ")[0] == wrong.split("(")[0]
+
+
 def test_signals_are_handled_as_python_starts_with() -> None:
     done = python(
         """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -151,3 +152,22 @@ def test_one_that_does_not_answer_is_replaced(own: WarmParent, monkeypatch: pyte
     with pytest.raises(OSError, match="did not answer"):
         own.spawn()
     until(lambda: own.pid not in (0, stuck) and own.ready)
+
+
+def test_one_that_cannot_be_started_is_tried_again_and_leaves_no_descriptor(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(parent, "_FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(parent, "_LONGEST_PAUSE", 0.05)
+    before = len(descriptors(os.getpid()))
+    warm = WarmParent(CLIENT_APP, threads=1)
+    try:
+        with monkeypatch.context() as without_a_program:
+            without_a_program.setattr(sys, "executable", "/nonexistent/python")
+            warm.start()
+            until(lambda: len(caplog.records) > 8)
+            assert len(descriptors(os.getpid())) <= before + 6  # of the start that is under way
+        until(lambda: warm.ready)
+    finally:
+        warm.close()
+    assert "could not be started: [Errno 2]" in caplog.text

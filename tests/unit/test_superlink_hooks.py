@@ -206,6 +206,12 @@ def test_settings_are_normalised() -> None:
     assert (config.host, config.port) == ("0.0.0.0", 8000)
 
 
+@pytest.mark.parametrize(("given", "held"), [({}, True), ("", True), ("1", True), (" 1 ", True), ("0", False)])
+def test_pulls_are_held_unless_that_is_switched_off(given: str | dict[str, str], held: bool) -> None:
+    switch = {"FLOWERBED_HELD_PULLS": given} if isinstance(given, str) else given
+    assert Settings.from_env(ENV | switch).held_pulls is held
+
+
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
@@ -225,6 +231,8 @@ def test_settings_are_normalised() -> None:
         ("FLOWERBED_PORT", "0", "FLOWERBED_PORT must be a whole number from 1 to 65535, found '0'"),
         ("FLOWERBED_STOP_SECONDS", "soon", "FLOWERBED_STOP_SECONDS"),
         ("FLOWERBED_DATABASE_WAIT", "-1", "FLOWERBED_DATABASE_WAIT"),
+        ("FLOWERBED_EVENT_LOG", "true", "FLOWERBED_EVENT_LOG must be 0 or 1, found 'true'"),
+        ("FLOWERBED_HELD_PULLS", "yes", "FLOWERBED_HELD_PULLS must be 0 or 1, found 'yes'"),
     ],
 )
 def test_a_wrong_setting_is_one_sentence(name: str, value: str, said: str) -> None:

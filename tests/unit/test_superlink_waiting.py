@@ -40,10 +40,13 @@ class DatabaseInMemory:
     def __init__(self) -> None:
         self.asked: list[Question] = []
         self.away = False
+        self.fails: list[Exception] = []
         self.answer = Answer(registered=frozenset(range(10_000)), valid=frozenset({"token"}))
 
     def __call__(self, question: Question) -> Answer:
         self.asked.append(question)
+        if self.fails:
+            raise self.fails.pop()
         if self.away:
             raise OperationalError("SELECT 1", {}, Exception("gone"))
         return self.answer
@@ -94,7 +97,7 @@ class Request:
         self, stage: Stage, path: str, message: Any, headers: dict[str, str] | None = None, length: int = 10
     ) -> None:
         self.gone, self.given_back = asyncio.Event(), 0
-        self.problem: Refused | None = None
+        self.problem: Refused | Exception | None = None
         self.state: dict[str, Any] = {"protobuf_request": message}
         self.statuses: list[int] = []
         listed = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
@@ -131,6 +134,12 @@ class Request:
     async def ends(self) -> Any:
         await asyncio.wait_for(self.task, 5)
         return self.answer
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.01)
 
 
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -339,6 +348,44 @@ def test_without_a_database_everybody_waits_until_the_limit_and_it_is_said_once(
 
     run(test)
     assert capsys.readouterr().err.count("holds-blind") == 1
+
+
+def test_an_error_that_nobody_thought_of_is_told_and_the_next_look_is_made(capsys: pytest.CaptureFixture[str]) -> None:
+    async def test() -> None:
+        stage = Stage(look_s=0.1)
+        pull = stage.pull(1)
+        await pull.holds_on()
+        stage.database.fails = [RuntimeError("can't start new thread")]
+        stage.waiting.changed([Kind.NODE])
+        await until(lambda: not stage.database.fails)
+        stage.database.say(with_messages=frozenset({1}))
+        assert await pull.ends() == "the route's"
+
+    run(test)
+    said = [line for line in capsys.readouterr().err.splitlines() if "holds-failed" in line]
+    assert len(said) == 1
+    assert "RuntimeError: can't start new thread" in said[0]
+
+
+def test_a_decision_that_fails_keeps_nobody_else_from_being_refused_or_woken(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async def test() -> None:
+        stage = Stage(look_s=0.1)
+        faulty, refused, woken = stage.pull(1), stage.pull(2), stage.pull(3)
+        await woken.holds_on()
+        faulty.problem = LookupError("a mistake in the gate")
+        refused.problem = Refused(HTTPStatus.FORBIDDEN, "The client certificate is revoked.", "revoked")
+        with pytest.raises(HTTPException, match=r"403.*revoked"):
+            await refused.ends()
+        assert not faulty.task.done()
+        stage.database.say(with_messages=frozenset({3}))
+        assert await woken.ends() == "the route's"
+        stage.waiting.stop()
+        assert await faulty.ends() == PullMessagesResponse()
+
+    run(test)
+    assert "LookupError: a mistake in the gate" in capsys.readouterr().err
 
 
 def test_a_database_that_hangs_keeps_nobody_over_the_limit() -> None:
