@@ -267,14 +267,14 @@ class Held(World):
         assert done.status_code == 200, done.text
         RegisterNodeResponse.FromString(done.content)
 
-    def pending_run(self) -> int:
-        """Create a run, straight in the database, whose ServerApp nobody has claimed."""
+    def pending_run(self, aid: str = AID) -> int:
+        """Create a run of this account's, straight in the database, whose ServerApp nobody has claimed."""
         digest = self.state.store_fab(Fab("", self.app_bundle, {})) if self.app_bundle else None
-        return self.state.create_run("a/b", "1.0.0", digest, {}, MAIN, None, AID, TaskType.SERVER_APP)
+        return self.state.create_run("a/b", "1.0.0", digest, {}, MAIN, None, aid, TaskType.SERVER_APP)
 
-    def new_run(self) -> tuple[int, str]:
+    def new_run(self, aid: str = AID) -> tuple[int, str]:
         """Create a run whose ServerApp is at work; return it and its task's token."""
-        run_id = self.pending_run()
+        run_id = self.pending_run(aid)
         task_id = self.state.get_run_info(run_ids=[run_id])[0].primary_task_id
         assert task_id is not None
         token = self.state.claim_task(task_id)

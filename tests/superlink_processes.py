@@ -252,9 +252,9 @@ class World:
             command, input=stdin, capture_output=True, text=True, env=self.environment, timeout=60, check=False
         )
 
-    def add(self, *accounts: Person) -> None:
+    def add(self, *accounts: Person, enabled: bool = True) -> None:
         """Put people into the list, and give them the ids that they got."""
-        entries = [_entry(account) for account in accounts]
+        entries = [_entry(account) | {"enabled": enabled} for account in accounts]
         done = self.people("put", given=entries)
         assert done.returncode == 0, done.stderr
         aids = {row["name"]: row["aid"] for row in json.loads(done.stdout)}

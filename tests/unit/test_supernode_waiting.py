@@ -57,8 +57,8 @@ def test_the_pause_after_an_empty_pull_counts_from_its_start(lasted: float, left
 
 def test_the_wait_for_a_reply_ends_with_the_reply() -> None:
     loop_time = LoopTime()
-    threading.Timer(0.05, loop_time.replied).start()
     begun = time.monotonic()
+    threading.Timer(0.05, loop_time.replied).start()
     loop_time.sleep(NEVER)
     assert 0.04 < time.monotonic() - begun < NEVER / 2
 
