@@ -110,13 +110,14 @@ def _stepping_through(half: Callable[..., Any], liveness: Liveness) -> Callable[
 
     @wraps(half)
     def run(**given: Any) -> Any:  # noqa: ANN401 - Flower's own signature
+        liveness.step()  # a first pull may be held for longer than anybody wants to wait for a sign of life
         return half(**{name: stepping(value) if callable(value) else value for name, value in given.items()})
 
     return run
 
 
 def _wrap_steps(liveness: Liveness) -> None:
-    """Every answer of the SuperLink's is a step, and so is each look for the reply while a ClientApp works."""
+    """Each pull or push begun is a step, each answer of the SuperLink's, and each look for the reply of a ClientApp at work."""
     loop = import_module("flwr.supernode.start_client_internal")
     for name in ("_pull_and_store_message", "_push_messages"):
         setattr(loop, name, _stepping_through(getattr(loop, name), liveness))
