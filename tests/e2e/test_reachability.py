@@ -19,6 +19,7 @@ from . import beyond, probe
 from .beyond import PORT, Listener
 from .federation import FEDERATION, STACK, Federation, docker
 from .probe import OPEN, Target
+from .running import wait_for
 
 TOPOLOGY = Topology.model_validate(FEDERATION)
 RULES = reachability(TOPOLOGY)
@@ -230,11 +231,16 @@ def test_no_dns_server_on_the_host_or_behind_it_is_reached(
         assert "answers=1" in beyond.run("bash", "-c", script)
 
 
+def listens(container: str) -> bool:
+    """Return whether somebody in a container listens on port 7777 (0x1E61), in state 0A of /proc/net/tcp."""
+    return ":1E61 00000000:0000 0A" in docker("exec", container, "cat", "/proc/net/tcp")
+
+
 def test_a_port_that_researcher_code_opens_is_open_to_its_bridge_only(federation: Federation) -> None:
     topology = federation.topology
     addresses = {f"clientapp-{site.name}": str(site.clientapp_address) for site in topology.sites}
     addresses["serverapp"] = str(topology.address("serverapp", "serverapp"))
-    server = "import socket,time; s=socket.create_server(('0.0.0.0', 7777)); time.sleep(120)"
+    server = "import socket,time; s=socket.create_server(('0.0.0.0', 7777)); time.sleep(600)"
     names = {container: federation.container(probe.service(container)) for container in addresses}
     for container in names.values():
         docker("exec", "-d", "-u", "100999", container, "python", "-c", server)
@@ -242,6 +248,8 @@ def test_a_port_that_researcher_code_opens_is_open_to_its_bridge_only(federation
     neighbours = {"serverapp": {"superlink"}} | {f"clientapp-{s.name}": {f"supernode-{s.name}"} for s in topology.sites}
     found: dict[str, set[str]] = {container: set() for container in addresses}
     try:
+        for container in names.values():
+            wait_for(f"{container} listens", lambda name=container: listens(name), 60)  # type: ignore[misc]
         with ThreadPoolExecutor(max_workers=3) as pool:
             answers = list(pool.map(lambda source: probe.connect(federation, source, targets), SOURCES))
     finally:
