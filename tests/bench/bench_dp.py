@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import bench_stack
 from bench_rounds import Row, comparison, stock, stock_log, stock_nodes
 
 from e2e.federation import KIT, Federation
@@ -28,6 +29,7 @@ CONFIG = f"num-server-rounds={ROUNDS} noise-multiplier=8.0"
 def rows(federation: Federation) -> list[Row]:
     """Return the comparison; `ratio` is ours divided by stock Flower's."""
     subprocess.run([KIT / "scripts" / "venv.sh", str(VENV), "simulate"], check=True, cwd=KIT, stdout=subprocess.DEVNULL)
+    bench_stack.wait_until_warm(federation)
     ours = [per_round(federation.flwr(f"flwr run /app flowerbed --stream --run-config '{CONFIG}'", "-v", f"{APP}:/app:ro"))
             for _ in range(RUNS)]  # fmt: skip
     with tempfile.TemporaryDirectory() as name:
