@@ -186,6 +186,11 @@ def identified(message: Message) -> Message:
     return message
 
 
+def contents_of(message: Message) -> dict[str, bytes]:
+    """Return a message's objects as they travel."""
+    return {name: found.deflate() for name, found in get_all_nested_objects(message).items()}
+
+
 def push(state: PostgresLinkState, message: Message, leave_out: int = 0) -> bool:
     """Store a message or a reply and send its objects, but for so many; return whether it was taken."""
     run_id = message.metadata.run_id

@@ -136,6 +136,15 @@ class Node:
             self.client.PushObject(content)
 
 
+def new_node(world: Held) -> Node:
+    """Register and sign on the SuperNode of a site that has none yet."""
+    site = world.sites.pop()
+    world.add_node(site)
+    node = Node(world, site)
+    node.activate()
+    return node
+
+
 class ServerApp:
     """A task's Runtime connection."""
 

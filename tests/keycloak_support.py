@@ -10,7 +10,8 @@ import base64
 import json
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,18 @@ class Keycloak:
             form["client_secret"] = SECRETS[client]
         with self.http() as http:
             return http.post("/realms/flowerbed/protocol/openid-connect/token", data=form)
+
+
+@contextmanager
+def running(root: Path) -> Iterator[Keycloak]:
+    """Run a Keycloak that nobody has told anything yet; what it needed is removed at the end."""
+    made = Keycloak(root)
+    try:
+        made.prepare()
+        made.start()
+        yield made
+    finally:
+        made.remove()
 
 
 def _context(ca: Path) -> Any:

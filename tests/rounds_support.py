@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -21,7 +22,7 @@ from flwr.app.metadata import Metadata
 from flwr.common.constant import SUPERLINK_NODE_ID
 from flwr.proto.fleet_pb2 import DeactivateNodeRequest, DeactivateNodeResponse
 from flwr.supercore.date import now
-from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree, iterate_object_tree
+from flwr.supercore.inflatable.inflatable_object import get_object_tree, iterate_object_tree
 from flwr.supercore.inflatable.inflatable_utils import pull_objects
 from flwr.supercore.run import Run, RunNotRunningException
 from flwr.supercore.runtime import RuntimeHttpClient
@@ -31,9 +32,10 @@ from flwr.superlink.grid.http_grid import HttpGrid
 from flwr.supernode import fleet_http_connection
 from flwr.supernode.fleet_http_client import FleetHttpClient
 
+from delivery_support import contents_of
 from flowerbed_supernode.connecting import repeated
 from flowerbed_wire import client
-from held_support import Edge, Held, Node
+from held_support import Edge, Held, Node, surroundings
 from superlink_support import TestSite
 
 PATIENCE_S = 600.0
@@ -84,6 +86,16 @@ def use_clients(patch: pytest.MonkeyPatch) -> None:
     """Have Flower's connection and Grid use these clients."""
     patch.setattr(fleet_http_connection, "FleetHttpClient", SiteClient)
     patch.setattr(http_grid, "RuntimeHttpClient", TaskClient)
+
+
+@contextmanager
+def rounds_world(root: Path, sites: int) -> Iterator[Held]:
+    """Run a SuperLink that knows a SuperNode for each of so many sites, with these clients in use."""
+    with pytest.MonkeyPatch.context() as patch, surroundings(root, sites) as world, world.running(), world.linked():
+        use_clients(patch)
+        for site in world.sites:
+            world.add_node(site)
+        yield world
 
 
 class LoopedNode:
@@ -189,11 +201,6 @@ def small(source: int, target: int, run_id: int, replied: Message | None = None)
         message_type="train",
     )
     return make_message(content=RecordDict(), metadata=metadata)
-
-
-def contents_of(message: Message) -> dict[str, bytes]:
-    """Return a message's objects as they travel."""
-    return {name: found.deflate() for name, found in get_all_nested_objects(message).items()}
 
 
 @dataclass

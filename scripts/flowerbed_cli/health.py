@@ -29,7 +29,7 @@ def wait_healthy(
 ) -> None:
     """Wait until each of the containers is healthy, or until the waiting is `ended`.
 
-    Docker looks every 5 s; `ask` is asked every second about those that are not healthy as far as Docker knows.
+    Docker looks every few seconds; `ask` is asked every second about those that are not healthy as far as Docker knows.
 
     Raises:
         DockerError: one was not within its time, or keeps stopping; the message has its last log lines.

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 from anyio import to_thread
 from flwr.proto.fleet_pb2 import PullMessagesRequest, PushMessagesRequest
 from flwr.proto.runtime_pb2 import PushAppMessagesRequest
-from flwr.supercore.inflatable.inflatable_object import UnexpectedObjectContentError, iterate_object_tree
+from flwr.supercore.inflatable.inflatable_object import UnexpectedObjectContentError
 from flwr.supercore.inflatable.inflatable_utils import validate_object_content
 from sqlalchemy.exc import SQLAlchemyError
 
 from flowerbed_superlink.log import event
 from flowerbed_superlink.routes import FLEET, RUNTIME
-from flowerbed_wire import carried
+from flowerbed_wire import carried, trees
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -89,10 +89,9 @@ def _send_along(state: Any, request: Any, response: Any) -> None:  # noqa: ANN40
     """Add the objects of the messages if they are asked for; to a SuperNode they are traffic of the run, as Flower counts it."""
     if not carried.asks(request):
         return
-    ids = {node.object_id for tree in response.message_object_trees for node in iterate_object_tree(tree)}
     run_id = response.messages_list[0].metadata.run_id
     try:
-        contents = state.object_store.contents(sorted(ids), carried.MOST)
+        contents = state.object_store.contents(trees.ids(response.message_object_trees), carried.MOST)
         if contents and isinstance(request, PullMessagesRequest):
             state.store_traffic(run_id, bytes_sent=sum(map(len, contents)), bytes_recv=0)
     except (SQLAlchemyError, ValueError) as error:

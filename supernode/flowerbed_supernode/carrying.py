@@ -6,12 +6,12 @@ With held pulls only. A SuperLink or a task that knows nothing of it skips what 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import wraps
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from flwr.proto.message_pb2 import ObjectTree, PushObjectRequest
+from flwr.proto.message_pb2 import PushObjectRequest
 from flwr.proto.runtime_pb2 import (
     PullAppMessagesRequest,
     PullAppMessagesResponse,
@@ -19,7 +19,6 @@ from flwr.proto.runtime_pb2 import (
     PushAppMessagesResponse,
 )
 from flwr.proto.task_pb2 import Task
-from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 
 from flowerbed_wire import carried, client
 
@@ -88,14 +87,7 @@ def along(pull_messages: Callable[..., Any]) -> Callable[..., Any]:
     ) -> PullAppMessagesResponse:
         response: PullAppMessagesResponse = pull_messages(request, state, task)
         if carried.asks(request):
-            contents = _contents(state, list(response.message_object_trees))
-            carried.attach(response, carried.within(contents))
+            carried.attach(response, carried.within(client.contents(response, state.object_store.get)))
         return response
 
     return pull_with_objects
-
-
-def _contents(state: InMemoryNodeState, trees: list[ObjectTree]) -> Iterator[bytes]:
-    for object_id in dict.fromkeys(node.object_id for tree in trees for node in iterate_object_tree(tree)):
-        if content := state.object_store.get(object_id):
-            yield content

@@ -30,7 +30,6 @@ from flwr.proto.runtime_pb2 import PushAppMessagesRequest, PushAppMessagesRespon
 from flwr.proto.task_pb2 import Task
 from flwr.supercore.constant import TaskType
 from flwr.supercore.error import ApiErrorCode, FlowerError
-from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 from flwr.supercore.object_store import NoObjectInStoreError
 
 from flowerbed_wire import trees
@@ -98,9 +97,7 @@ def _is_whole(state: InMemoryNodeState, message_id: str) -> bool:
         tree = state.object_store.get_object_tree(message_id)
     except NoObjectInStoreError:
         return False
-    return all(
-        state.object_store.get(object_id) for object_id in {node.object_id for node in iterate_object_tree(tree)}
-    )
+    return all(state.object_store.get(object_id) for object_id in trees.ids([tree]))
 
 
 def give_up(state: InMemoryNodeState, replies: Replies, run_id: int, reason: str) -> None:

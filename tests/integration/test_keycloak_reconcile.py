@@ -22,20 +22,15 @@ from flowerbed_keycloak.state import differences
 from images_support import docker
 from keycloak_drift import AUDITOR, CUSTODIAN, DRIFTS, RESEARCHER, client, imported_key, person
 from keycloak_people import TOKENS, NotLoggedInError, account_token, device_login
-from keycloak_support import SECRETS, Keycloak, account, claims, password
+from keycloak_support import SECRETS, Keycloak, account, claims, password, running
 
 pytestmark = pytest.mark.docker
 
 
 @pytest.fixture(scope="module")
 def keycloak(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keycloak]:
-    made = Keycloak(tmp_path_factory.mktemp("keycloak"))
-    try:
-        made.prepare()
-        made.start()
+    with running(tmp_path_factory.mktemp("keycloak")) as made:
         yield made
-    finally:
-        made.remove()
 
 
 @pytest.fixture(scope="module")

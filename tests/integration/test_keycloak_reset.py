@@ -19,7 +19,7 @@ from flowerbed_keycloak import set_password
 from flowerbed_keycloak.bootstrap import ready
 from keycloak_drift import AUDITOR, CUSTODIAN, RESEARCHER, person
 from keycloak_people import NotLoggedInError, device_login, form
-from keycloak_support import Keycloak, password
+from keycloak_support import Keycloak, password, running
 
 pytestmark = pytest.mark.docker
 
@@ -39,14 +39,9 @@ KEYS = {"webauthn": SECURITY_KEY, "webauthn-passwordless": SECURITY_KEY, "recove
 
 @pytest.fixture(scope="module")
 def keycloak(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keycloak]:
-    made = Keycloak(tmp_path_factory.mktemp("keycloak"))
-    try:
-        made.prepare()
-        made.start()
+    with running(tmp_path_factory.mktemp("keycloak")) as made:
         made.reconcile()
         yield made
-    finally:
-        made.remove()
 
 
 @pytest.fixture(scope="module")

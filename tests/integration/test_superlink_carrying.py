@@ -16,11 +16,12 @@ from flwr.proto.fleet_pb2 import PushMessagesRequest
 from flwr.proto.message_pb2 import ObjectTree, PullObjectRequest
 from flwr.proto.node_pb2 import Node as NodeProto
 from flwr.proto.runtime_pb2 import PushAppMessagesRequest
-from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
+from flwr.supercore.inflatable.inflatable_object import get_object_tree
 from flwr.supercore.utils import uint64_to_int64
 
+from delivery_support import contents_of
 from flowerbed_wire import carried, client
-from held_support import Held, Node, ServerApp, close_clients, identified, instruction, reply_to, surroundings
+from held_support import Held, Node, ServerApp, close_clients, identified, instruction, new_node, reply_to, surroundings
 
 # Flower's migrations do not say how their paths are separated.
 pytestmark = pytest.mark.filterwarnings("ignore:No path_separator:DeprecationWarning")
@@ -57,18 +58,6 @@ class Carrying:
         contents = contents_of(message)
         self.objects.update(contents)
         return contents
-
-
-def contents_of(message: Message) -> dict[str, bytes]:
-    return {name: found.deflate() for name, found in get_all_nested_objects(message).items()}
-
-
-def new_node(world: Held) -> Node:
-    site = world.sites.pop()
-    world.add_node(site)
-    node = Node(world, site)
-    node.activate()
-    return node
 
 
 def object_of(party: Any, run_id: int, object_id: str, node_id: int) -> bytes:

@@ -16,8 +16,8 @@ import pytest
 from flwr.app import Message
 from flwr.supercore.utils import uint64_to_int64
 
-from held_support import Held, surroundings
-from rounds_support import PATIENCE_S, App, LoopedNode, until, use_clients, working
+from held_support import Held
+from rounds_support import PATIENCE_S, App, LoopedNode, rounds_world, until, working
 
 # Flower's migrations do not say how their paths are separated.
 pytestmark = pytest.mark.filterwarnings("ignore:No path_separator:DeprecationWarning")
@@ -31,11 +31,8 @@ MOST_EMPTY = 20
 
 
 @pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
-    use_clients(monkeypatch)
-    with surroundings(tmp_path, 4) as world, world.running(), world.linked():
-        for site in world.sites:
-            world.add_node(site)
+def world(tmp_path: Path) -> Iterator[Held]:
+    with rounds_world(tmp_path, 4) as world:
         yield world
 
 

@@ -18,8 +18,8 @@ from flwr.app import Message
 from flwr.common.serde import message_from_proto
 from flwr.supercore.utils import uint64_to_int64
 
-from held_support import Held, Node, ServerApp, close_clients, instruction, reply_to, surroundings
-from rounds_support import PATIENCE_S, App, LoopedNode, until, use_clients, working
+from held_support import Held, Node, ServerApp, close_clients, instruction, reply_to
+from rounds_support import PATIENCE_S, App, LoopedNode, rounds_world, until, working
 
 # Flower's migrations do not say how their paths are separated.
 pytestmark = pytest.mark.filterwarnings("ignore:No path_separator:DeprecationWarning")
@@ -29,11 +29,8 @@ LATEST_S = 90.0
 
 
 @pytest.fixture
-def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
-    use_clients(monkeypatch)
-    with surroundings(tmp_path, 6) as world, world.running(), world.linked():
-        for site in world.sites:
-            world.add_node(site)
+def world(tmp_path: Path) -> Iterator[Held]:
+    with rounds_world(tmp_path, 6) as world:
         yield world
         close_clients()
 

@@ -28,6 +28,7 @@ from held_support import (
     Timed,
     close_clients,
     instruction,
+    new_node,
     reply_to,
     surroundings,
 )
@@ -59,14 +60,6 @@ def calls() -> Iterator[Calls]:
     yield calls
     close_clients()
     calls.close()
-
-
-def new_node(world: Held) -> Node:
-    site = world.sites.pop()
-    world.add_node(site)
-    node = Node(world, site)
-    node.activate()
-    return node
 
 
 def held(call: Future[Timed], seconds: float = 1.5) -> None:

@@ -11,8 +11,8 @@ from functools import wraps
 from typing import Any
 
 from flwr.proto.message_pb2 import PullObjectRequest, PullObjectResponse
-from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 
+from . import trees
 from .carried import ask, attach, detach, within
 
 WRAPPED = ("PullMessages", "PullObject", "PushMessages")
@@ -48,7 +48,7 @@ def install(client: type, content: Callable[[str], bytes | None]) -> None:
     @wraps(push)
     def push_with_objects(self: Any, request: Any) -> Any:  # noqa: ANN401
         loaded = copy_of(request)
-        attach(loaded, within(_contents(request, content)))
+        attach(loaded, within(contents(request, content)))
         return push(self, loaded)
 
     of.PullMessages, of.PullObject, of.PushMessages = pull_with_objects, pull_unless_here, push_with_objects
@@ -61,8 +61,8 @@ def copy_of(request: Any) -> Any:  # noqa: ANN401
     return copied
 
 
-def _contents(request: Any, content: Callable[[str], bytes | None]) -> Iterator[bytes]:  # noqa: ANN401
-    ids = dict.fromkeys(node.object_id for tree in request.message_object_trees for node in iterate_object_tree(tree))
-    for object_id in ids:
+def contents(message: Any, content: Callable[[str], bytes | None]) -> Iterator[bytes]:  # noqa: ANN401
+    """Yield the contents of the objects that a push, or the answer to a pull, names; `content` gives none of one that is away."""
+    for object_id in trees.ids(message.message_object_trees):
         if found := content(object_id):
             yield found

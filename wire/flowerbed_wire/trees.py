@@ -6,10 +6,18 @@ two things of one object would become a graph: of 9 kB with 2^n ways through it,
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from flwr.proto.message_pb2 import ObjectTree
+from flwr.supercore.inflatable.inflatable_object import iterate_object_tree
 
 MOST_NODES = 10_000
 """Objects in one message's tree, each counted as often as it is named; a model has one for each of its arrays."""
+
+
+def ids(trees: Iterable[ObjectTree]) -> list[str]:
+    """Return the objects that trees name, each once."""
+    return list(dict.fromkeys(node.object_id for tree in trees for node in iterate_object_tree(tree)))
 
 
 def problem(tree: ObjectTree, message_id: str) -> str | None:
